@@ -1,0 +1,44 @@
+# `make` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+# launch_testing's pytest plugins, part of every ROS installation, break plain pytest runs.
+PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros
+SOURCES := snn_perception plugins tests tools launch examples setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint format demo bench-events clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
+	@echo
+	@echo "  RECORDING=path   recording for 'make demo' (relative to this folder)"
+	@echo "  PYTHON=path      interpreter for 'make setup' (3.10 to 3.13)"
+
+setup: ## make or update .venv: packages, ROS 2 where it is missing, messages
+	@PYTHON='$(PYTHON)' tools/setup_env.sh
+
+test: setup lint ## lint, type check and the fast tests
+	$(PYTEST)
+
+test-slow: setup ## the tests that take minutes
+	$(PYTEST) -m slow --timeout=1800
+
+lint: setup ## ruff and mypy
+	$(PY) -m ruff check $(wildcard $(SOURCES))
+	$(PY) -m ruff format --check $(wildcard $(SOURCES))
+	$(PY) -m mypy
+
+format: setup ## rewrite the sources in the project's format
+	$(PY) -m ruff check --fix-only $(wildcard $(SOURCES))
+	$(PY) -m ruff format $(wildcard $(SOURCES))
+
+demo: setup ## play a recording through the node; detections, table and video in demo/
+	$(PY) -m snn_perception.ros.demo --output demo $(if $(RECORDING),--recording '$(RECORDING)')
+
+bench-events: setup ## speed of the event readers and representations
+	$(PY) tools/bench_events.py
+
+clean: ## remove builds, caches and demo results (.venv stays)
+	rm -rf build install log dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .numba_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
