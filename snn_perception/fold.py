@@ -1,0 +1,87 @@
+"""Norm-then-convolution layers, and a pass that replaces every layer by its cheaper equal form for inference."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A layer that knows a cheaper layer which equals it in evaluation mode; `fold_norms` puts that in its place."""
+
+    def folded(self) -> nn.Module:
+        """Return the equal layer, on the same device and in the same dtype; self stays as it is."""
+        ...
+
+
+class NormConv(nn.Module):
+    """Zero padding, then batch norm, then convolution without bias: the norm sees the padding.
+
+    A padded pixel so enters the convolution as the norm's shift ``t = beta - mean * g``, with ``g = gamma / sqrt(var +
+    eps)``, not as 0, and in training the batch statistics include the padding. `padding` is the same on all four sides.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.pad = nn.ZeroPad2d(padding) if padding else nn.Identity()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, bias=False)
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C', H', W'] of x [B, C, H, W]."""
+        y: Tensor = self.conv(self.norm(self.pad(x)))
+        return y
+
+    @torch.no_grad()
+    def folded(self) -> nn.Conv2d:
+        """Return one convolution that equals this layer in evaluation mode, borders included.
+
+        ``W'[o, c] = W[o, c] * g[c]`` and ``b'[o] = sum(W[o, c] * t[c])``. A padded zero contributes 0 through ``W'``
+        and its full share through ``b'``, so that plain zero padding is exact. Computed in float64.
+        """
+        conv, norm = self.conv, self.norm
+        assert norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        shift = norm.bias.double() - norm.running_mean.double() * scale
+        kernel = conv.weight.double()
+        result = nn.utils.skip_init(
+            nn.Conv2d,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=self.padding,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        result.weight.copy_(kernel * scale[:, None, None])
+        result.bias.copy_((kernel * shift[:, None, None]).sum(dim=(1, 2, 3)))
+        return result.requires_grad_(False)
+
+
+def fold_norms(model: Model) -> Model:
+    """Return a copy of a model, in evaluation mode, with every `Foldable` layer replaced by its folded form.
+
+    Equal to the model in evaluation mode up to rounding, with spikes in place of normalised values as the input of its
+    convolutions. The names in its state_dict differ, so that it is a form to run, not one to save or to train.
+    """
+    result = copy.deepcopy(model).eval()
+    _fold_children(result)
+    return result.eval()
+
+
+def _fold_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, Foldable):
+            setattr(module, name, child.folded())
+        else:
+            _fold_children(child)

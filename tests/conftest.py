@@ -1,0 +1,28 @@
+"""What all tests share: the installed components, and how hypothesis runs."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+from snn_perception import load_registry
+from snn_perception.discovery import PLUGINS_VARIABLE
+from snn_perception.registry import Registry
+
+# No deadline: how long an example takes says nothing on a shared machine. The same examples on every run.
+settings.register_profile("repository", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("repository")
+
+# Small tensors gain nothing from more threads, and sums come out the same on every machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins_from_outside(monkeypatch):
+    """A developer's own list of plugins has no say in the tests."""
+    monkeypatch.delenv(PLUGINS_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """The core's components and those of every installed plugin."""
+    return load_registry(environment=False)
