@@ -1,0 +1,185 @@
+"""Leaky and non-leaky integrate-and-fire neurons, and every neuron of spikingjelly by name.
+
+Each step first charges the membrane, ``h = f(v, x)``, then fires ``s = [h >= v_threshold]``, then resets: a hard reset
+sets the membrane of a neuron that fired to ``v_reset``, a soft reset (``v_reset=None``) subtracts ``v_threshold``.
+Rest is 0. Equality fires. The state of a neuron is its membrane after the last step, [B, ...], at least float32.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from spikingjelly.activation_based import neuron as sj_neuron
+from spikingjelly.activation_based import surrogate as sj_surrogate
+from torch import Tensor, nn
+
+from snn_perception.api import Component, FromMemoryModule, PluginError, Spike, State, hookimpl, membrane
+
+SURROGATES = {"sigmoid": sj_surrogate.Sigmoid, "atan": sj_surrogate.ATan}
+
+
+@hookimpl
+def snn_neurons() -> list[Component]:
+    return [
+        Component("plif", ParametricLIF, "leaky integrate-and-fire with a learnable leak (Fang et al., ICCV 2021)"),
+        Component("lif", LIF, "leaky integrate-and-fire with a fixed leak"),
+        Component("if", IF, "integrate-and-fire, no leak"),
+        Component("spikingjelly", from_spikingjelly, "any spikingjelly neuron, by its class name"),
+    ]
+
+
+class _Neuron(nn.Module, ABC):
+    """Fire and reset, common to all; a subclass says how the membrane charges."""
+
+    def __init__(
+        self, *, v_threshold: float, v_reset: float | None, detach_reset: bool, surrogate: str, alpha: float
+    ) -> None:
+        super().__init__()
+        if v_reset not in (None, 0.0):
+            raise ValueError(f"v_reset must be 0.0 (hard) or None (soft), since rest is 0, got {v_reset}")
+        if surrogate not in SURROGATES:
+            raise ValueError(f"surrogate must be one of {sorted(SURROGATES)}, got {surrogate!r}")
+        if not v_threshold > 0:
+            raise ValueError(f"v_threshold must be positive, got {v_threshold}")
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        self.v_threshold, self.v_reset, self.detach_reset = v_threshold, v_reset, detach_reset
+        self.spike = Spike(SURROGATES[surrogate](alpha=alpha))
+
+    @abstractmethod
+    def charge(self, v: Tensor, current: Tensor) -> Tensor:
+        """Return the membrane before firing, [B, ...], from the membrane and the current of one step."""
+
+    def forward(self, current: Tensor, v: State = None) -> tuple[Tensor, State]:
+        """Return spikes [T, B, ...] in the input's dtype and the membrane [B, ...] after the last step."""
+        after, spikes = membrane(v, current), []
+        for current_t in current.to(after.dtype):
+            h = self.charge(after, current_t)
+            s = self.spike(h, self.v_threshold)
+            fired = s.detach() if self.detach_reset else s
+            after = h - fired * (self.v_threshold if self.v_reset is None else h)
+            spikes.append(s)
+        # One step, the usual case of a live camera, is a view: no copy.
+        train = spikes[0].unsqueeze(0) if len(spikes) == 1 else torch.stack(spikes)
+        return train.to(current.dtype), after
+
+
+class ParametricLIF(_Neuron):
+    """Leaky integrate-and-fire neuron with one learnable leak ``1/tau = sigmoid(w)`` per layer (PLIF).
+
+    Fang et al., "Incorporating learnable membrane time constant ...", ICCV 2021, eq. 5-7. With `decay_input`
+    ``h = v + (x - v) / tau`` (ST-VGG, ResCat); without, ``h = v - v / tau + x`` (EAS-SNN).
+
+    Args:
+        tau: initial time constant in time steps, above 1.
+        decay_input: whether the leak also scales the input.
+        v_threshold: fires at and above it, positive.
+        v_reset: 0.0 for a hard reset, None for a soft one.
+        detach_reset: whether the reset passes no gradient to the spike.
+        surrogate, alpha: ``sigmoid`` or ``atan``, and its steepness.
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        detach_reset: bool = True,
+        surrogate: str = "sigmoid",
+        alpha: float = 4.0,
+    ) -> None:
+        super().__init__(
+            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+        )
+        _require_tau(tau)
+        self.decay_input = decay_input
+        self.w = nn.Parameter(torch.tensor(-math.log(tau - 1.0)))
+
+    def charge(self, v: Tensor, current: Tensor) -> Tensor:
+        leak = self.w.to(v.dtype).sigmoid()
+        return v + (current - v) * leak if self.decay_input else v - v * leak + current
+
+
+class LIF(_Neuron):
+    """Leaky integrate-and-fire neuron: ``h = v + (x - v) / tau``, or ``h = v - v / tau + x`` without `decay_input`.
+
+    Args: as `ParametricLIF`, with a fixed `tau`.
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        detach_reset: bool = True,
+        surrogate: str = "sigmoid",
+        alpha: float = 4.0,
+    ) -> None:
+        super().__init__(
+            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+        )
+        _require_tau(tau)
+        self.tau, self.decay_input = tau, decay_input
+
+    def charge(self, v: Tensor, current: Tensor) -> Tensor:
+        return v + (current - v) / self.tau if self.decay_input else v - v / self.tau + current
+
+
+class IF(_Neuron):
+    """Integrate-and-fire neuron without leak: ``h = v + x``."""
+
+    def __init__(
+        self,
+        *,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        detach_reset: bool = True,
+        surrogate: str = "sigmoid",
+        alpha: float = 4.0,
+    ) -> None:
+        super().__init__(
+            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+        )
+
+    def charge(self, v: Tensor, current: Tensor) -> Tensor:
+        return v + current
+
+
+def _require_tau(tau: float) -> None:
+    if not 1.0 < tau < math.inf:
+        raise ValueError(f"tau must be finite and exceed 1 time step, got {tau}")
+
+
+def from_spikingjelly(*, node: str = "LIFNode", **node_options: object) -> FromMemoryModule:
+    """Return a spikingjelly neuron with explicit state, e.g. ``node="ParametricLIFNode", init_tau=3.0``.
+
+    Raises:
+        PluginError: if spikingjelly has no such neuron, the neuron refuses the options, does not run step by step,
+            or does not rest at 0.
+    """
+    kind = getattr(sj_neuron, node, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or "Base" in node:
+        known = sorted(n for n in dir(sj_neuron) if n.endswith("Node") and "Base" not in n)
+        close = difflib.get_close_matches(node, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        raise PluginError(f"spikingjelly has no neuron '{node}'; {hint}")
+    try:
+        built = kind(**node_options)
+    except Exception as error:  # spikingjelly checks its arguments by assertions, among other things
+        parameters = inspect.signature(kind).parameters.values()
+        options = ", ".join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)
+        raise PluginError(
+            f"spikingjelly {node}: {str(error) or 'the options are refused'}; options: ({options})"
+        ) from error
+    try:
+        return FromMemoryModule(built)
+    except ValueError as error:
+        raise PluginError(f"spikingjelly {error}") from error

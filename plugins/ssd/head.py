@@ -1,0 +1,185 @@
+"""The SSD head: two convolutions on each feature map, and their output to losses and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from snn_perception.api import (
+    Detections,
+    FeatureInfo,
+    NeuronFactory,
+    NormConv,
+    SensorSize,
+    SpecError,
+    State,
+    Targets,
+    class_wise_nms,
+    clip_boxes,
+)
+
+from .anchors import BoxShapes, default_boxes
+from .coder import decode
+from .losses import Criterion, GroundTruth, detection_loss
+
+Raw = tuple[
+    tuple[Tensor, ...], tuple[Tensor, ...]
+]  # box maps [B, A_i * 4, H_i, W_i], class maps [B, A_i * K, H_i, W_i]
+
+
+class SSDHead(nn.Module):
+    """Boxes and class scores for the default boxes of each feature map; not spiking, keeps no state.
+
+    On each map pad 1, batch norm, 3x3 convolution without bias, once for the boxes and once for the classes (Cordone,
+    PhD thesis, 2022, ch. 5). Published for one time step per window: the prediction is read from that step's spikes.
+
+    Args:
+        aspect_ratios: for each map, the ratios besides 1; each adds two default boxes.
+        min_ratio, max_ratio: scale of the default boxes of the first and the last map, relative to the image.
+        score_threshold: detections have a score strictly above it.
+        nms_threshold: a box is suppressed by a better one of its class at an IoU above it.
+        top_k: candidates per class that enter the suppression. max_detections: kept over all classes.
+        iou_threshold: IoU at which a default box is matched to a ground truth in training.
+        focal_alpha, focal_gamma, smooth_l1_beta: of the losses.
+
+    The four attributes `score_threshold`, `nms_threshold`, `top_k` and `max_detections` may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        features: FeatureInfo,
+        num_classes: int,
+        neuron: NeuronFactory,  # the head does not spike
+        *,
+        aspect_ratios: Sequence[Sequence[float]] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+        min_ratio: float = 0.05,
+        max_ratio: float = 0.80,
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.45,
+        top_k: int = 200,
+        max_detections: int = 100,
+        iou_threshold: float = 0.5,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        smooth_l1_beta: float = 1.0,
+    ) -> None:
+        super().__init__()
+        maps = len(features.channels)
+        if len(aspect_ratios) != maps:
+            raise ValueError(
+                f"aspect_ratios must have one list for each of the {maps} feature maps, got {len(aspect_ratios)}"
+            )
+        if not 0 <= score_threshold < 1 or not 0 <= nms_threshold <= 1:
+            raise ValueError(
+                f"expected score_threshold in [0, 1) and nms_threshold in [0, 1], "
+                f"got {score_threshold} and {nms_threshold}"
+            )
+        if min(top_k, max_detections, num_classes) < 1:
+            raise ValueError(f"top_k and max_detections must be at least 1, got {top_k} and {max_detections}")
+        self.shapes = BoxShapes(tuple(tuple(map(float, ratios)) for ratios in aspect_ratios), min_ratio, max_ratio)
+        self.criterion = Criterion(iou_threshold, focal_alpha, focal_gamma, smooth_l1_beta)
+        self.num_classes = num_classes
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.top_k, self.max_detections = top_k, max_detections
+        self.boxes = nn.ModuleList(self._convolutions(features, 4))
+        self.classes = nn.ModuleList(self._convolutions(features, num_classes))
+
+    def _convolutions(self, features: FeatureInfo, terms: int) -> list[NormConv]:
+        layers = [
+            NormConv(channels, per_cell * terms, 3, padding=1)
+            for channels, per_cell in zip(features.channels, self.shapes.per_cell, strict=True)
+        ]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.conv.weight)
+        return layers
+
+    def forward(self, maps: Sequence[Tensor], state: State = None) -> tuple[Raw, State]:
+        """Return (box maps, class maps) of feature maps [1, B, C_i, H_i, W_i], and no state.
+
+        The channel of a box map is ``shape * 4 + term``, of a class map ``shape * K + class``.
+
+        Raises:
+            SpecError: for more than one time step per window.
+        """
+        if any(len(x) != 1 for x in maps):
+            raise SpecError(
+                f"head 'ssd' reads one time step per window, got {len(maps[0])}; choose a representation with one step "
+                "(voxel_cube puts finer time into channels: tbin)"
+            )
+        boxes = tuple(layer(x[0]) for layer, x in zip(self.boxes, maps, strict=True))
+        classes = tuple(layer(x[0]) for layer, x in zip(self.classes, maps, strict=True))
+        return (boxes, classes), None
+
+    def loss(self, raw: Raw, targets: Sequence[Targets | None], size: SensorSize) -> dict[str, Tensor]:
+        """Return the losses ``box`` and ``class`` of a batch, scalars; their sum is trained.
+
+        Samples without targets (None or no boxes) are left out; see `losses.detection_loss`.
+
+        Args:
+            size: model input size, whose pixels the targets are in.
+
+        Raises:
+            ValueError: for a class_id the head does not have.
+        """
+        codes, logits, default = self._flatten(raw, size)
+        truths = [self._ground_truth(target, default) for target in targets]
+        box, classes, _ = detection_loss(codes, logits, default, truths, self.criterion)
+        return {"box": box, "class": classes}
+
+    def decode(self, raw: Raw, size: SensorSize) -> list[Detections]:
+        """Return the detections of each batch row, boxes in pixels of the model input; rows do not mix.
+
+        Candidates are the `top_k` best of each class above `score_threshold`; of these, what class-wise suppression
+        leaves, best first, equal scores in the order of class and default box.
+        """
+        codes, logits, default = self._flatten(raw, size)
+        return [self._detections(code, logit, default, size) for code, logit in zip(codes, logits, strict=True)]
+
+    def _flatten(self, raw: Raw, size: SensorSize) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes [B, A, 4], logits [B, A, K] (at least float32) and the default boxes [A, 4] they belong to."""
+        boxes, classes = raw
+        grids = tuple((x.shape[-2], x.shape[-1]) for x in boxes)
+        codes, logits = _in_box_order(boxes, 4), _in_box_order(classes, self.num_classes)
+        return codes, logits, default_boxes(self.shapes, grids, size, codes.dtype, codes.device)
+
+    def _ground_truth(self, target: Targets | None, like: Tensor) -> GroundTruth | None:
+        if target is None or not len(target):
+            return None
+        if target.class_id.min() < 0 or target.class_id.max() >= self.num_classes:
+            raise ValueError(
+                f"targets: expected class_id in 0..{self.num_classes - 1}, got {np.unique(target.class_id)}"
+            )
+        xyxy = target.xyxy
+        solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])  # an empty box has no logarithm
+        return GroundTruth(
+            torch.from_numpy(xyxy[solid]).to(like), torch.from_numpy(target.class_id[solid]).to(like.device)
+        )
+
+    def _detections(self, codes: Tensor, logits: Tensor, default: Tensor, size: SensorSize) -> Detections:
+        scores = logits.sigmoid()
+        picked = [self._candidates(scores[:, k]) for k in range(self.num_classes)]
+        box = torch.cat(picked)
+        class_id = torch.cat([torch.full_like(rows, k) for k, rows in enumerate(picked)])
+        xyxy = clip_boxes(decode(codes[box], default[box]), size.height, size.width)
+        score = scores[box, class_id]
+        kept = class_wise_nms(xyxy, score, class_id, self.nms_threshold)[: self.max_detections]
+        return Detections(
+            xyxy[kept].detach().float().cpu().numpy(),
+            score[kept].detach().float().cpu().numpy(),
+            class_id[kept].cpu().numpy(),
+        )
+
+    def _candidates(self, score: Tensor) -> Tensor:
+        """Return the indices of the `top_k` best scores above the threshold; equal scores keep their order."""
+        (above,) = torch.nonzero(score > self.score_threshold, as_tuple=True)
+        return above[score[above].argsort(descending=True, stable=True)[: self.top_k]]
+
+
+def _in_box_order(maps: Sequence[Tensor], terms: int) -> Tensor:
+    """Return [B, A, terms] of maps [B, A_i * terms, H_i, W_i], ordered by map, row, column, shape."""
+    flat = [x.permute(0, 2, 3, 1).reshape(len(x), -1, terms) for x in maps]
+    rows = torch.cat(flat, dim=1)
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
