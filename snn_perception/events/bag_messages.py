@@ -1,0 +1,177 @@
+"""ROS messages of event cameras as bytes (CDR, XCDR1), read and written without ROS.
+
+A bag stores each message as its serialized bytes. These parsers check every length against what is there before they
+use it, and hand over the payload as a view of the message. Alignment counts from after the 4 bytes of encapsulation.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from snn_perception.errors import EventDataError
+from snn_perception.types import Packet, PointLayout, SensorSize
+
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+EVENT_TYPES = (EVENT_PACKET, "event_array_msgs/msg/EventArray")  # the old name, with the same fields
+MESSAGE_TYPES = (*EVENT_TYPES, POINT_CLOUD)
+# Comments apart, upstream's: names, order and types make the type hash that peers compare.
+EVENT_PACKET_DEFINITION = """std_msgs/Header header
+uint32 height
+uint32 width
+uint64 seq
+uint64 time_base
+string encoding
+bool is_bigendian
+uint8[] events
+"""
+
+_ENCAPSULATIONS = {0: ">", 1: "<"}  # CDR_BE, CDR_LE
+_MAX_POINT_FIELDS = 64
+_MAX_NAME_BYTES = 256
+
+
+def parse_message(data: bytes | memoryview, message_type: str) -> Packet:
+    """Return the packet in one serialized message of a type in `MESSAGE_TYPES`; its payload is a view of `data`.
+
+    Raises:
+        EventDataError: for bytes that are no such message, or an impossible sensor size.
+    """
+    try:
+        cdr = _Reader(data)
+        return _point_cloud(cdr) if message_type == POINT_CLOUD else _event_packet(cdr)
+    except (ValueError, struct.error) as error:
+        raise EventDataError(f"{message_type} of {len(data)} bytes: {error}; the message is damaged") from None
+
+
+def serialize_event_packet(packet: Packet) -> bytes:
+    """Return the packet as a serialized EventPacket (little endian).
+
+    Raises:
+        EventDataError: for a packet that lacks what the message needs, a sensor size for instance.
+    """
+    if packet.size is None or packet.layout is not None:
+        raise EventDataError(
+            f"a packet of encoding {packet.encoding!r} without sensor size cannot become an {EVENT_PACKET}"
+        )
+    writer = _Writer()
+    try:
+        writer.put("iI", *divmod(packet.stamp_ns, 1_000_000_000))
+        writer.string(packet.frame_id)
+        writer.put("II", packet.size.height, packet.size.width)
+        writer.put("QQ", packet.seq or 0, packet.time_base)
+        writer.string(packet.encoding)
+        writer.put("?", packet.is_bigendian)
+        writer.put("I", len(packet.data))
+    except struct.error as error:
+        raise EventDataError(f"packet {packet.seq}: a number does not fit an {EVENT_PACKET}: {error}") from None
+    return writer.head() + packet.data.tobytes()
+
+
+class _Reader:
+    """A cursor over one message that never reads past its end."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        kind = struct.unpack_from(">H", data)[0]
+        if kind not in _ENCAPSULATIONS:
+            raise ValueError(f"expected CDR (encapsulation 0 or 1), got encapsulation {kind:#06x}")
+        self._order = _ENCAPSULATIONS[kind]
+        self._body = memoryview(data)[4:]
+        self._at = 0
+
+    def take(self, code: str) -> int:
+        """Return one number, aligned to its own size."""
+        size = struct.calcsize("=" + code)
+        self._at += -self._at % size
+        value: int = struct.unpack_from(self._order + code, self._body, self._at)[0]
+        self._at += size
+        return value
+
+    def string(self) -> str:
+        """Return a string; its stored length includes a final NUL."""
+        length = self.take("I")
+        if length > _MAX_NAME_BYTES:
+            raise ValueError(f"a name of {length} bytes")
+        return bytes(self._take_bytes(length)).rstrip(b"\0").decode("utf-8", "replace")
+
+    def payload(self) -> npt.NDArray[np.uint8]:
+        """Return a sequence of bytes as a view, uint8 [N]."""
+        return np.frombuffer(self._take_bytes(self.take("I")), np.uint8)
+
+    def stamp_ns(self) -> int:
+        """Return a time stamp in nanoseconds."""
+        seconds = self.take("i")
+        return seconds * 1_000_000_000 + self.take("I")
+
+    def _take_bytes(self, length: int) -> memoryview:
+        left = len(self._body) - self._at
+        if length > left:
+            raise ValueError(f"{length} bytes announced, {max(left, 0)} left")
+        taken = self._body[self._at : self._at + length]
+        self._at += length
+        return taken
+
+
+class _Writer:
+    """Appends values with CDR alignment, little endian."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+
+    def put(self, codes: str, *values: int) -> None:
+        for code, value in zip(codes, values, strict=True):
+            self._body += bytes(-len(self._body) % struct.calcsize("=" + code))
+            self._body += struct.pack("<" + code, value)
+
+    def string(self, text: str) -> None:
+        raw = text.encode() + b"\0"
+        self.put("I", len(raw))
+        self._body += raw
+
+    def head(self) -> bytes:
+        return b"\x00\x01\x00\x00" + self._body
+
+
+def _event_packet(cdr: _Reader) -> Packet:
+    stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()
+    height, width = cdr.take("I"), cdr.take("I")
+    seq, time_base = cdr.take("Q"), cdr.take("Q")
+    encoding, is_bigendian = cdr.string(), bool(cdr.take("B"))
+    return Packet(
+        data=cdr.payload(),
+        encoding=encoding,
+        size=SensorSize(height, width),
+        seq=seq,
+        time_base=time_base,
+        is_bigendian=is_bigendian,
+        stamp_ns=stamp_ns,
+        frame_id=frame_id,
+    )
+
+
+def _point_cloud(cdr: _Reader) -> Packet:
+    from snn_perception.events.pointcloud import layout_from_fields
+
+    stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()
+    height, width = cdr.take("I"), cdr.take("I")
+    count = cdr.take("I")
+    if count > _MAX_POINT_FIELDS:
+        raise ValueError(f"a point of {count} fields")
+    fields = [(cdr.string(), cdr.take("I"), cdr.take("B"), cdr.take("I")) for _ in range(count)]
+    is_bigendian = bool(cdr.take("B"))
+    point_step, row_step = cdr.take("I"), cdr.take("I")
+    layout: PointLayout = layout_from_fields(
+        fields, is_bigendian=is_bigendian, point_step=point_step, width=width, height=height, row_step=row_step
+    )
+    return Packet(
+        data=cdr.payload(),
+        encoding="pointcloud2",
+        size=None,
+        is_bigendian=is_bigendian,
+        stamp_ns=stamp_ns,
+        frame_id=frame_id,
+        layout=layout,
+    )

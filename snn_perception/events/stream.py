@@ -1,0 +1,187 @@
+"""From one camera's packets to windows: the same code, packet for packet, in the live node and in a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from snn_perception.errors import EventDataError
+from snn_perception.events.clock import SensorClock
+from snn_perception.events.windower import Windower
+from snn_perception.registry import Registry
+from snn_perception.types import DecodedEvents, EventWindow, Losses, Packet, SensorSize
+
+
+class Decoder(Protocol):
+    """What the hook ``snn_event_decoders`` builds; one instance belongs to one stream."""
+
+    def decode(self, packet: Packet) -> DecodedEvents:
+        """Return the packet's events; damage in the payload is counted, an impossible packet is an EventDataError."""
+
+    def resync(self) -> None:
+        """Forget what lost packets may have changed."""
+
+
+@dataclass(frozen=True)
+class StreamCounts:
+    """What a stream has received and lost, since it began.
+
+    Attributes:
+        packets, events, triggers: received.
+        lost_packets: missing by their `seq`; sequence_gaps: in how many places.
+        duplicates: packets that came twice in a row, ignored. bad_packets: those that cannot be read at all.
+        restarts: the driver, the sensor size or the encoding began anew.
+        losses: what the decoders could not use.
+    """
+
+    packets: int = 0
+    events: int = 0
+    triggers: int = 0
+    lost_packets: int = 0
+    sequence_gaps: int = 0
+    duplicates: int = 0
+    bad_packets: int = 0
+    restarts: int = 0
+    losses: Losses = field(default_factory=Losses)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One decoded packet, whether packets were lost just before it, and whether the stream began anew with it."""
+
+    events: DecodedEvents
+    lossy: bool = False
+    restarted: bool = False
+
+
+class EventStream:
+    """Decodes one camera's packets in order: picks the decoder by encoding, watches `seq`, counts everything.
+
+    A `seq` that skips ahead is a loss: the decoder drops what it cannot place until the next time and row words. The
+    same `seq` again is a duplicate, ignored. A lower one, another sensor size or another encoding is a new stream.
+
+    Attributes:
+        counts: what came and what was lost, so far.
+    """
+
+    def __init__(self, registry: Registry, *, size: SensorSize | None = None, topic: str = "") -> None:
+        self.counts = StreamCounts()
+        self._registry, self._size, self._topic = registry, size, topic
+        self._decoder: Decoder | None = None
+        self._kind: tuple[str, SensorSize | None] | None = None
+        self._seq: int | None = None
+
+    @property
+    def size(self) -> SensorSize | None:
+        """Sensor size of the stream so far."""
+        return self._kind[1] if self._kind else self._size
+
+    def decode(self, packet: Packet) -> Piece | None:
+        """Return the packet's events, or None for a duplicate.
+
+        Raises:
+            EventDataError: for an unknown encoding or an impossible packet; the stream goes on with the next one.
+        """
+        try:
+            return self._decode(packet)
+        except EventDataError:
+            self._count(bad_packets=1)
+            raise
+
+    def _decode(self, packet: Packet) -> Piece | None:
+        lost = 0
+        restarted = False
+        if packet.seq is not None and self._seq is not None:
+            if packet.seq == self._seq:
+                self._count(duplicates=1)
+                return None
+            lost = max(0, packet.seq - self._seq - 1)
+            restarted = packet.seq < self._seq
+        kind = (packet.encoding, packet.size or self._size)
+        restarted |= self._kind is not None and kind != self._kind
+        decoder = self._decoder
+        if decoder is None or restarted:
+            decoder = self._new_decoder(packet)
+        elif lost:
+            decoder.resync()
+        events = decoder.decode(replace(packet, size=kind[1]))
+        # Kept only now: a packet that cannot be read counts as lost when the next one comes.
+        self._decoder, self._kind, self._seq = decoder, kind, packet.seq
+        self._count(
+            packets=1,
+            events=len(events),
+            triggers=len(events.triggers),
+            lost_packets=lost,
+            sequence_gaps=int(lost > 0),
+            restarts=int(restarted),
+            losses=events.losses,
+        )
+        return Piece(events, lossy=lost > 0, restarted=restarted)
+
+    def _new_decoder(self, packet: Packet) -> Decoder:
+        known = self._registry.names("event_decoder")
+        if packet.encoding not in known:
+            where = f"topic '{self._topic}': " if self._topic else ""
+            raise EventDataError(f"{where}unknown event encoding {packet.encoding!r}; known: {', '.join(known)}")
+        decoder: Decoder = self._registry.build("event_decoder", packet.encoding)
+        return decoder
+
+    def _count(self, **added: int | Losses) -> None:
+        counts = self.counts
+        self.counts = replace(counts, **{name: getattr(counts, name) + n for name, n in added.items()})
+
+
+class PacketWindows:
+    """Packets in, windows out, for one camera.
+
+    Attributes:
+        stream: decoding and its counts.
+        windower: cutting and its counts; None before the first packet.
+        clock: sensor time to the clock of the packets' stamps.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        window_us: int,
+        *,
+        max_gap_us: int | None,
+        name: str = "",
+        size: SensorSize | None = None,
+        topic: str = "",
+    ) -> None:
+        self.stream = EventStream(registry, size=size, topic=topic)
+        self.windower: Windower | None = None
+        self.clock = SensorClock()
+        self._window_us, self._max_gap_us, self._name = window_us, max_gap_us, name
+
+    def push(self, packet: Packet) -> Iterator[EventWindow]:
+        """Yield the windows this packet closes; run the iterator to its end.
+
+        Raises:
+            EventDataError: for a packet that cannot be read at all.
+        """
+        piece = self.stream.decode(packet)
+        if piece is None:
+            return
+        if self.windower is None:
+            self.windower = self._new_windower(piece.events.size)
+        elif piece.restarted:
+            yield from self.windower.interrupt()
+            self.clock.restart()
+            if self.windower.size != piece.events.size:
+                earlier, self.windower = self.windower, self._new_windower(piece.events.size)
+                self.windower.continue_counts(earlier)
+        if len(piece.events):
+            first_us = int(piece.events.t[0]) // piece.events.us_divisor
+            self.clock.observe(first_us * 1000, packet.stamp_ns)
+        yield from self.windower.push(piece.events, lossy=piece.lossy)
+
+    def flush(self) -> Iterator[EventWindow]:
+        """Yield the last, partial window, if there is one."""
+        if self.windower is not None:
+            yield from self.windower.flush()
+
+    def _new_windower(self, size: SensorSize) -> Windower:
+        return Windower(self._window_us, size, max_gap_us=self._max_gap_us, stream=self._name)
