@@ -1,0 +1,181 @@
+"""What all commands share: common options, errors in one line, exit codes, logging to stderr, JSON to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from snn_perception.errors import SnnPerceptionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from snn_perception.registry import Registry
+
+EXIT_DONE = 0
+EXIT_ERROR = 1  # the user's to mend, told in one line
+EXIT_USAGE = 2  # argparse's own
+EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
+EXIT_BROKEN_PIPE = 141  # ... and for SIGPIPE: the reader of our output went away
+
+log = logging.getLogger(__name__)
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every command has: ``--plugin --no-plugin --json --threads -v``."""
+    parser = argparse.ArgumentParser(f"python -m snn_perception {command}", description=description, allow_abbrev=False)
+    group = parser.add_argument_group("common options")
+    group.add_argument(
+        "--plugin", dest="plugins", action="append", default=[], metavar="PATH|MODULE", help="load a local plugin too"
+    )
+    group.add_argument(
+        "--no-plugin", dest="blocked", action="append", default=[], metavar="ID", help="leave an installed plugin out"
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    group.add_argument("--threads", type=positive_int, metavar="N", help="processor threads of the model's arithmetic")
+    group.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log more (-vv: debug); show tracebacks of errors"
+    )
+    return parser
+
+
+def run(
+    function: Callable[[argparse.Namespace], int | None],
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None = None,
+) -> int:
+    """Return the exit code of ``function(arguments)``, with every foreseeable end handled alike for all commands.
+
+    Errors that are the user's to mend (SnnPerceptionError, and what the operating system refuses) become one line
+    ``error: ...`` on stderr and exit code 1, with a traceback under ``-v``. Usage errors give 2, Ctrl-C 130, a reader
+    that closed our pipe 141, both without a word. Any other exception is a bug and propagates.
+    """
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:  # --help and usage errors; argparse has printed what is to be said
+        return end.code if isinstance(end.code, int) else EXIT_USAGE
+    _log_to_stderr(arguments.verbose)
+    try:
+        _limit_threads(arguments.threads)
+        code = function(arguments)
+        sys.stdout.flush()  # a closed pipe must show here, not while Python shuts down
+    except BrokenPipeError:
+        _discard_stdout()
+        return EXIT_BROKEN_PIPE
+    except (SnnPerceptionError, OSError) as error:
+        if arguments.verbose:
+            log.error("traceback:", exc_info=error)
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if code is None else code
+
+
+def registry_of(arguments: argparse.Namespace) -> Registry:
+    """Return the registry with the plugins that the common options ask for."""
+    from snn_perception.discovery import load_registry
+
+    return load_registry(arguments.plugins, blocked=arguments.blocked)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print `value` as one JSON object on stdout. Values that JSON cannot hold are a bug here, not output."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values as a table on stdout."""
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    _print(table)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under column names as a table on stdout."""
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 10_000  # a file or pipe has no edge to fold at
+    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(table)  # no markup in paths
+
+
+def positive_int(text: str) -> int:
+    """Return an option's value as an integer of at least 1 (for argparse)."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+positive_int.__name__ = "positive integer"  # argparse puts it into "invalid ... value"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text with line breaks and runs of blanks folded."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def progress_bar(title: str, *, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yield ``advance(done, total)``, drawn on stderr; silent where that is no terminal or `enabled` is False."""
+    if not (enabled and sys.stderr.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """Send log records of this package to the stderr of this moment, replacing what an earlier command set up."""
+    root = logging.getLogger("snn_perception")
+    for handler in [h for h in root.handlers if getattr(h, "of_a_command", False)]:
+        root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.of_a_command = True  # type: ignore[attr-defined]
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Bound the arithmetic threads. The variables serve libraries that load later; torch is told, if it is there."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _discard_stdout() -> None:
+    """Point stdout at nothing, so that Python's last flush does not complain about the closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no real file: a test's, for instance
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives until the process ends

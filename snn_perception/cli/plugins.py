@@ -1,0 +1,159 @@
+"""``plugins``: every component with its options; ``plugins PRESET``: the model, built and counted."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from snn_perception.cli.common import make_parser, print_json, print_rows, print_table, registry_of, run
+
+if TYPE_CHECKING:
+    from snn_perception.cost import ModelCost
+    from snn_perception.registry import Component, Registered, Registry
+    from snn_perception.spec import ModelSpec
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run(_plugins, _parser(), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("plugins", "List plugins and their components, or tell about one.")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="PRESET|KIND|KIND:NAME",
+        help="a preset, to build and count it; a kind of component, to list it; kind:name, for its options",
+    )
+    return parser
+
+
+def _plugins(arguments: argparse.Namespace) -> None:
+    from snn_perception.registry import KINDS
+
+    registry = registry_of(arguments)
+    kind, _, name = (arguments.what or "").partition(":")
+    if kind in KINDS and name:
+        _tell_component(registry.find(kind, name), as_json=arguments.json)
+    elif kind in KINDS or not kind:
+        _list(registry, (kind,) if kind else KINDS, as_json=arguments.json)
+    else:
+        _tell_model(arguments.what, registry, arguments)
+
+
+def _list(registry: Registry, kinds: tuple[str, ...], *, as_json: bool) -> None:
+    components = [_described(entry) for kind in kinds for entry in registry.entries(kind)]
+    plugins = [{"id": plugin.id, "source": plugin.source, "error": plugin.error or None} for plugin in registry.plugins]
+    if as_json:
+        print_json({"plugins": plugins, "components": components})
+        return
+    rows = (
+        (c["kind"], c["name"], c["plugin"], str(c["version"]), c["summary"], _options_text(c["options"], c["error"]))
+        for c in components
+    )
+    print_table(("kind", "name", "plugin", "version", "summary", "options"), rows)
+    print_table(("plugin", "from", "not in use"), ((p.id, p.source, p.error) for p in registry.plugins))
+
+
+def _tell_component(entry: Registered, *, as_json: bool) -> None:
+    described = _described(entry)
+    if as_json:
+        print_json(described)
+        return
+    print_rows((name, str(described[name])) for name in ("kind", "name", "plugin", "version", "summary"))
+    options = described["options"]
+    if described["error"]:
+        print_rows([("cannot be loaded", described["error"])])
+    elif options:
+        print_table(("option", "default"), ((name, _default_text(option)) for name, option in options.items()))
+
+
+def _described(entry: Registered) -> dict[str, Any]:
+    """Return a component as JSON holds it; one whose module cannot be imported is told of, not an end of the list."""
+    component, options, error = entry.component, {}, None
+    try:
+        options = _options(component)
+    except Exception as reason:  # a stranger's module may raise anything
+        error = f"{type(reason).__name__}: {reason}"
+    return {
+        "kind": entry.kind,
+        "name": component.name,
+        "plugin": entry.plugin,
+        "version": component.version,
+        "summary": component.summary,
+        "options": options,
+        "error": error,
+    }
+
+
+def _options(component: Component) -> dict[str, dict[str, Any]]:
+    """Return {option: {"required": bool, "default": value}}; a default that JSON cannot hold becomes its text."""
+    options: dict[str, dict[str, Any]] = {}
+    for name, default in component.options().items():
+        required = default is inspect.Parameter.empty
+        options[name] = {"required": required, "default": None if required else _plain(default)}
+    return options
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _options_text(options: dict[str, dict[str, Any]], error: str | None) -> str:
+    if error:
+        return f"cannot be loaded: {error}"
+    return ", ".join(name if o["required"] else f"{name}={_default_text(o)}" for name, o in options.items())
+
+
+def _default_text(option: dict[str, Any]) -> str:
+    return "(required)" if option["required"] else repr(option["default"])
+
+
+def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) -> None:
+    from snn_perception.cost import cost_of
+    from snn_perception.detector import build_preset
+
+    detector = build_preset(name, registry=registry)
+    cost = cost_of(detector)
+    if arguments.json:
+        print_json(
+            {
+                "spec": json.loads(detector.spec.to_json()),
+                "parameters": cost.parameters,
+                "state_elements": cost.state_elements,
+                "dense_operations": cost.dense_operations,
+            }
+        )
+        return
+    print_rows(_model_rows(name, detector.spec, cost))
+    if arguments.verbose:
+        rows = ((layer.name, f"{layer.operations:,}", "neuron" if layer.is_neuron else "") for layer in cost.layers)
+        print_table(("layer", "operations", ""), rows)
+
+
+def _model_rows(name: str, spec: ModelSpec, cost: ModelCost) -> Iterator[tuple[str, str]]:
+    yield "preset", name
+    for role in ("representation", "neuron", "backbone", "head"):
+        ref = getattr(spec, role)
+        yield role, f"{ref.name}({', '.join(f'{option}={value!r}' for option, value in ref.options.items())})"
+    yield "classes", ", ".join(spec.classes)
+    yield "window", f"{spec.window_us / 1000:g} ms of {spec.sensor_size} px, state: {spec.state_policy}"
+    yield "parameters", f"{cost.parameters:,}"
+    yield "state elements", f"{cost.state_elements:,} per stream"
+    operations = f"{cost.dense_operations:,} per window"
+    yield (
+        "dense operations",
+        f"{operations} ({cost.macs:,} multiply-accumulates, {cost.neuron_outputs:,} neuron outputs)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

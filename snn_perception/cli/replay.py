@@ -1,0 +1,241 @@
+"""``replay MODEL RECORDING``: a detector over a recording, window by window, to a table, a file and a video."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snn_perception.cli.common import make_parser, positive_int, print_json, print_rows, progress_bar, registry_of, run
+
+if TYPE_CHECKING:
+    from snn_perception.events.recording import Recording
+    from snn_perception.registry import Registry
+    from snn_perception.runtime.models import OpenedModel
+    from snn_perception.runtime.pipeline import DetectionPipeline
+    from snn_perception.testing import FiringMeter
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run(_replay, _parser(), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser("replay", "Run a detector over a recording: what the live node would publish, offline.")
+    parser.set_defaults(threads=1)  # the same arithmetic, and so the same bits, on every machine
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or the name of a preset (untrained weights)")
+    parser.add_argument("recording", metavar="RECORDING", type=Path, help="a file or bag of events")
+    parser.add_argument("--detections", type=Path, metavar="F.jsonl", help="write one line of JSON per window here")
+    parser.add_argument("--video", type=Path, metavar="F.mp4|F.gif", help="draw events and boxes into a video")
+    parser.add_argument("--score-threshold", type=_score, default=0.0, metavar="S", help="leave out detections below S")
+    parser.add_argument("--max-detections", type=positive_int, metavar="N", help="at most the N best of each window")
+    parser.add_argument(
+        "--geometry",
+        choices=("scale", "crop", "strict"),
+        default="scale",
+        help="for a sensor of another size than the model's (default: scale)",
+    )
+    parser.add_argument(
+        "--max-gap-ms",
+        type=positive_int,
+        default=1000,
+        metavar="MS",
+        help="a longer interruption resets the model (default: 1000)",
+    )
+    parser.add_argument("--max-windows", type=positive_int, metavar="N", help="stop after N windows")
+    parser.add_argument("--reader", metavar="NAME", help="read the recording as this format")
+    parser.add_argument("--topic", help="topic of a bag that has several")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "--wake",
+        type=positive_int,
+        metavar="N",
+        help="let the norms of an untrained model see the first N windows that hold events, so that it fires",
+    )
+    parser.add_argument(
+        "--firing-rates",
+        action="store_true",
+        help="measure how often the neurons fire (takes some time of each window)",
+    )
+    return parser
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text}")
+    return value
+
+
+_score.__name__ = "score"
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    _check_outputs(arguments)
+    from snn_perception.events.recording import open_recording
+    from snn_perception.runtime.models import open_model
+    from snn_perception.runtime.pipeline import DetectionPipeline
+
+    registry = registry_of(arguments)
+    options = {"topic": arguments.topic} if arguments.topic else {}
+    recording = open_recording(arguments.recording, registry, reader=arguments.reader, **options)
+    model = open_model(arguments.model, registry, device=arguments.device)
+    if model.note:
+        log.warning("%s", model.note)
+    if arguments.wake:
+        _wake(model, recording, registry, arguments.wake)
+    pipeline = DetectionPipeline(
+        model.detector,
+        device=arguments.device,
+        geometry=arguments.geometry,
+        max_gap_us=arguments.max_gap_ms * 1000,
+        score_threshold=arguments.score_threshold,
+        max_detections=arguments.max_detections,
+    )
+    result = _run(arguments, registry, recording, pipeline, model)
+    if arguments.json:
+        print_json(result)
+    else:
+        print_rows(_rows(result))
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be written before any long work."""
+    from snn_perception.errors import SnnPerceptionError
+    from snn_perception.runtime.video import check_video
+    from snn_perception.whole_file import check_writable
+
+    outputs = [path for path in (arguments.detections, arguments.video) if path]
+    for path in outputs:
+        if path.resolve() == arguments.recording.resolve() or path.resolve() == Path(arguments.model).resolve():
+            raise SnnPerceptionError(f"{path}: is an input of this command; name another file for its output")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise SnnPerceptionError(f"{arguments.video}: named for both the detections and the video")
+    if arguments.detections:
+        check_writable(arguments.detections)
+    if arguments.video:
+        check_video(arguments.video)
+
+
+def _wake(model: OpenedModel, recording: Recording, registry: Registry, windows: int) -> None:
+    from snn_perception.errors import SnnPerceptionError
+    from snn_perception.runtime.waking import wake_on_recording
+
+    if not model.is_preset:
+        raise SnnPerceptionError(f"{model.name}: --wake is for presets; it would change the weights of a checkpoint")
+    try:
+        wake_on_recording(model.detector, recording, registry, windows=windows)
+    except AssertionError as error:
+        raise SnnPerceptionError(f"{recording.path}: the model does not wake on it: {error}") from error
+
+
+def _run(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    recording: Recording,
+    pipeline: DetectionPipeline,
+    model: OpenedModel,
+) -> dict[str, Any]:
+    """Replay, write the files, and return what is to be told."""
+    from snn_perception.runtime.detections_file import DetectionsWriter
+    from snn_perception.runtime.render import draw_window
+    from snn_perception.runtime.replay import WindowSource, replay
+    from snn_perception.runtime.report import ReplayReport, losses_of
+    from snn_perception.runtime.video import VideoWriter
+    from snn_perception.runtime.warmup import warm_up
+
+    warm_up(pipeline)  # so that the first window's time is not that of compilation
+    spec = pipeline.spec
+    source = WindowSource(recording, registry, spec.window_us, max_gap_us=pipeline.max_gap_us)
+    report = ReplayReport(spec.classes)
+    with ExitStack() as stack:
+        lines = stack.enter_context(DetectionsWriter(arguments.detections)) if arguments.detections else None
+        video = stack.enter_context(VideoWriter(arguments.video, 1e6 / spec.window_us)) if arguments.video else None
+        meter = stack.enter_context(_meter(pipeline)) if arguments.firing_rates else None
+        advance = stack.enter_context(progress_bar(str(recording.path.name), enabled=not arguments.json))
+        for number, step in enumerate(islice(replay(source, pipeline), arguments.max_windows)):
+            report.add(step)
+            if lines:
+                lines.write(step.window, step.detections)
+            if video:
+                video.write(draw_window(step.window, step.detections, spec.classes, number=number, note=model.note))
+            advance(*recording.progress())
+        rates = {"overall": meter.overall(), "layers": meter.rates()} if meter else None
+    if video and not video.frames:
+        log.warning("%s: the recording has no windows, so there is no video", arguments.video)
+    return {
+        "model": {
+            "name": model.name,
+            "trained": not model.is_preset,
+            "note": model.note,
+            "spec_hash": spec.hash(),
+            "window_us": spec.window_us,
+            "state_policy": spec.state_policy,
+        },
+        "recording": {
+            "path": str(recording.path),
+            "format": recording.format,
+            "encoding": recording.encoding,
+            "width": recording.size.width,
+            "height": recording.size.height,
+        },
+        **report.as_dict(),
+        "losses": losses_of(source),
+        "firing_rates": rates,
+        "threads": arguments.threads,
+        "device": arguments.device,
+        "files": {
+            "detections": str(arguments.detections) if lines else None,
+            "video": str(arguments.video) if video and video.frames else None,
+        },
+    }
+
+
+def _meter(pipeline: DetectionPipeline) -> FiringMeter:
+    from snn_perception.testing import FiringMeter, spiking_layers
+    from snn_perception.types import EventArray, EventWindow
+
+    detector, spec = pipeline.detector, pipeline.spec
+    silence = EventWindow(EventArray.empty(spec.sensor_size), 0, spec.window_us)
+    x = detector.represent(silence).to(detector.device, detector.dtype)
+    return FiringMeter(spiking_layers(detector, x))
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    recording, latency, files = result["recording"], result["latency_ms"], result["files"]
+    yield "recording", f"{recording['path']} ({recording['format']}, {recording['encoding']})"
+    yield "sensor", f"{recording['width']}x{recording['height']}"
+    yield "model", result["model"]["name"] + ("" if result["model"]["trained"] else " (untrained)")
+    yield (
+        "windows",
+        f"{result['windows']:,} of {result['model']['window_us'] / 1000:g} ms, {result['empty_windows']:,} empty",
+    )
+    yield "events", f"{result['events']:,}"
+    yield "time covered", f"{result['covered_s']:.3f} s"
+    yield "gaps, resets", f"{result['gaps']:,}, {result['resets']:,}"
+    losses = [f"{name.replace('_', ' ')} {count:,}" for name, count in result["losses"].items() if count]
+    yield "losses", ", ".join([*losses, f"{result['lossy_windows']:,} windows touched"] if losses else ["none"])
+    total = sum(result["detections"].values())
+    per_class = ", ".join(f"{name} {count:,}" for name, count in result["detections"].items())
+    yield "detections", f"{total:,} ({per_class})"
+    if result["firing_rates"] is not None:
+        yield "firing rate", f"{result['firing_rates']['overall']:.2%} of the neurons' outputs"
+    if latency:
+        yield "window to boxes", f"p50 {latency['wall_p50']:.2f} ms, p95 {latency['wall_p95']:.2f} ms"
+        yield "processor time", f"p50 {latency['cpu_p50']:.2f} ms, p95 {latency['cpu_p95']:.2f} ms"
+    yield "device", f"{result['device']}, {result['threads']} thread{'' if result['threads'] == 1 else 's'}"
+    for kind, path in files.items():
+        if path:
+            yield f"{kind} in", path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

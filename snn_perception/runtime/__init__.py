@@ -1,0 +1,1 @@
+"""Running a detector on streams: state from window to window, replay of recordings, drawing."""

@@ -1,0 +1,60 @@
+"""A model as a user names it: the path of a checkpoint, or a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from snn_perception.checkpoint import load_checkpoint
+from snn_perception.detector import Detector, build_preset
+from snn_perception.errors import PluginError, SnnPerceptionError
+from snn_perception.registry import Registry
+
+UNTRAINED_SEED = 0
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A detector on its device, the name it was asked for by, and whether its weights were ever trained."""
+
+    name: str
+    detector: Detector
+    is_preset: bool
+
+    @property
+    def note(self) -> str:
+        """What a person must know before looking at its detections; empty for a checkpoint."""
+        if not self.is_preset:
+            return ""
+        return f"preset '{self.name}' has untrained weights (seed {UNTRAINED_SEED}): its detections mean nothing"
+
+
+def open_model(name: str, registry: Registry, *, device: str = "cpu") -> OpenedModel:
+    """Return the checkpoint at a path, or else the preset of that name with untrained weights.
+
+    Raises:
+        CheckpointError: if the file is damaged, foreign or does not fit.
+        PluginError: if there is neither such a file nor such a preset, or a component is missing.
+        SnnPerceptionError: if the device cannot be used.
+    """
+    check_device(device)
+    path = Path(name)
+    if path.suffix or path.is_file() or len(path.parts) > 1:
+        return OpenedModel(name, load_checkpoint(path, registry=registry, device=device), is_preset=False)
+    try:
+        registry.find("preset", name)
+    except PluginError as error:
+        raise PluginError(f"model '{name}': no such file, and {error}") from None
+    detector = build_preset(name, registry=registry, seed=UNTRAINED_SEED)
+    return OpenedModel(name, detector.to(device), is_preset=True)
+
+
+def check_device(name: str) -> None:
+    """Raise SnnPerceptionError unless tensors can be made on the torch device of that name."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise SnnPerceptionError(f"device '{name}' cannot be used ({reason}); try 'cpu'") from None
