@@ -1,0 +1,1 @@
+"""The ROS 2 edge: nodes, messages and parameters. Nothing outside this folder and `launch/` imports ROS."""

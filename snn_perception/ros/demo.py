@@ -1,0 +1,206 @@
+"""The demo: a recording goes through the real node over DDS; a table, the detections and a video come out.
+
+``python -m snn_perception.ros.demo [--recording PATH] [-o demo/]``, which is what ``make demo`` runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from snn_perception.checkpoint import load_checkpoint, save_checkpoint
+from snn_perception.cli.common import make_parser, print_json, registry_of, run
+from snn_perception.data.shapes import moving_shapes
+from snn_perception.detector import Detector, build_preset
+from snn_perception.errors import SnnPerceptionError
+from snn_perception.events.dat_writer import write_dat
+from snn_perception.events.recording import open_recording
+from snn_perception.registry import Registry
+from snn_perception.ros.live import LiveResult, LiveRun, local_domain
+from snn_perception.ros.messages import from_detection2d_array
+from snn_perception.runtime.pipeline import DetectionPipeline
+from snn_perception.runtime.render import draw_events, draw_window
+from snn_perception.runtime.replay import Replayed, WindowSource, replay
+from snn_perception.runtime.video import VideoWriter, count_distinct_frames
+from snn_perception.runtime.waking import wake_on_recording
+from snn_perception.types import Detections, EventWindow, SensorSize
+
+DEFAULT_PRESET = "st_vgg_ssd_16"
+SHAPES_US = 5_000_000
+MAX_GAP_MS = 1000
+MIN_FRAMES = 50
+WANTED_FRAMES = 80
+FRAMES_PER_SECOND = 20
+UNTRAINED = "untrained weights: the boxes mean nothing yet"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of the video: a part of a window, and the detections of the whole."""
+
+    part: EventWindow
+    number: int
+    detections: Detections
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    parser = make_parser("demo", "Play a recording through the detector node over DDS and show what comes out.")
+    parser.prog = "python -m snn_perception.ros.demo"
+    parser.add_argument("--recording", type=Path, help="file or bag to play (default: moving shapes, made on the spot)")
+    parser.add_argument("--model", type=Path, help=f"checkpoint (default: {DEFAULT_PRESET} with untrained weights)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), help="folder for what is made (default: demo)"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="pace of the player; 1 is real time")
+    parser.add_argument("--max-boxes", type=int, default=5, help="boxes published per window")
+    return run(_demo, parser, argv)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    local_domain()
+    console = Console(stderr=arguments.json)
+    registry, output = registry_of(arguments), arguments.output
+    torch.set_num_threads(1)  # as the node has it: another number of threads rounds differently
+    output.mkdir(parents=True, exist_ok=True)
+    recording = arguments.recording or _make_shapes(output / "shapes.dat")
+    model, note = _model(arguments.model, recording, registry, output)
+    expected = _offline(model, recording, registry, arguments.max_boxes)
+    result = _live(model, recording, arguments, console, len(expected))
+    if not result.messages:
+        raise SnnPerceptionError(f"no detection crossed DDS; see {output / 'demo.log'}")
+    received = [from_detection2d_array(msg) for msg in result.decoded()]
+    video = output / "demo.mp4"
+    distinct = _draw(video, list(_pictures(expected, received)), load_checkpoint(model, registry=registry), note)
+    summary = _summary(recording, model, expected, received, result, distinct)
+    if arguments.json:
+        print_json(summary)
+    else:
+        _print(console, summary, note, video)
+    if distinct < MIN_FRAMES:
+        raise SnnPerceptionError(
+            f"{video}: {distinct} frames differ, expected {MIN_FRAMES}; is the recording shorter than a second?"
+        )
+
+
+def _make_shapes(path: Path) -> Path:
+    size = SensorSize(height=240, width=304)
+    write_dat(path, moving_shapes(size, SHAPES_US, seed=1), size)
+    return path
+
+
+def _model(given: Path | None, recording: Path, registry: Registry, output: Path) -> tuple[Path, str]:
+    """Return the checkpoint to run, and what to say of it."""
+    if given is not None:
+        return given, ""
+    detector: Detector = build_preset(DEFAULT_PRESET, registry=registry)
+    wake_on_recording(detector, recording, registry)
+    path = output / f"{DEFAULT_PRESET}_untrained.safetensors"
+    save_checkpoint(path, detector, run={"training": "none"})
+    return path, UNTRAINED
+
+
+def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -> list[Replayed]:
+    """Return the same job done without ROS."""
+    pipeline = DetectionPipeline(
+        load_checkpoint(model, registry=registry), max_gap_us=MAX_GAP_MS * 1000, max_detections=max_boxes
+    )
+    source = WindowSource(
+        open_recording(recording, registry), registry, pipeline.spec.window_us, max_gap_us=pipeline.max_gap_us
+    )
+    return list(replay(source, pipeline))
+
+
+def _live(model: Path, recording: Path, arguments: argparse.Namespace, console: Console, windows: int) -> LiveResult:
+    log = arguments.output / "demo.log"
+    log.unlink(missing_ok=True)
+    parameters = {
+        "checkpoint": str(model),
+        "score_threshold": 0.0,
+        "max_detections": arguments.max_boxes,
+        "max_gap_ms": MAX_GAP_MS,
+    }
+    with Progress(console=console, transient=True) as progress, LiveRun(parameters, log) as live:
+        task = progress.add_task("windows through the node", total=windows)
+        live.activate()
+        return live.play(recording, on_wait=lambda done: progress.update(task, completed=done), rate=arguments.rate)
+
+
+def _pictures(expected: list[Replayed], received: list[Detections]) -> Iterator[Shown]:
+    """Yield each window in parts, so that a short recording also makes a video, with the boxes that came over DDS."""
+    by_time = {detections.t_us: detections for detections in received}
+    parts = max(2, -(-WANTED_FRAMES // max(1, len(expected))))
+    for number, step in enumerate(expected):
+        window = step.window
+        edges = np.linspace(window.t_start_us, window.t_end_us, parts + 1).astype(np.int64).tolist()
+        cuts = np.searchsorted(window.events.t, edges).tolist()
+        for k in range(parts):
+            part = EventWindow(window.events[cuts[k] : cuts[k + 1]], edges[k], edges[k + 1], lossy=window.lossy)
+            yield Shown(part, number, by_time.get(window.t_end_us, Detections.empty()))
+
+
+def _draw(path: Path, pictures: list[Shown], detector: Detector, note: str) -> int:
+    """Write the video; return how many of its frames differ, by their events and in the file."""
+    by_events = set()
+    with VideoWriter(path, fps=FRAMES_PER_SECOND) as video:
+        for shown in pictures:
+            by_events.add(draw_events(shown.part.events).tobytes())
+            video.write(
+                draw_window(shown.part, shown.detections, detector.spec.classes, number=shown.number, note=note)
+            )
+    return min(len(by_events), count_distinct_frames(path))
+
+
+def _summary(
+    recording: Path,
+    model: Path,
+    expected: list[Replayed],
+    received: list[Detections],
+    result: LiveResult,
+    distinct: int,
+) -> dict[str, object]:
+    same = len(received) == len(expected) and all(
+        np.array_equal(step.detections.score, got.score) and step.window.t_end_us == got.t_us
+        for step, got in zip(expected, received, strict=False)
+    )
+    figures = result.diagnostics
+    return {
+        "recording": str(recording),
+        "model": str(model),
+        "packets_published": result.published,
+        "packets_received": int(figures.get("packets", 0)),
+        "packets_lost": int(figures.get("lost packets", 0)),
+        "events": int(figures.get("events", 0)),
+        "windows": len(expected),
+        "messages_received": len(received),
+        "detections": sum(len(d) for d in received),
+        "windows_dropped": int(figures.get("dropped windows", 0)),
+        "processing_ms_p50": float(figures.get("processing time p50 ms", "nan")),
+        "processing_ms_p95": float(figures.get("processing time p95 ms", "nan")),
+        "live_equals_offline": same,
+        "frames_that_differ": distinct,
+    }
+
+
+def _print(console: Console, summary: dict[str, object], note: str, video: Path) -> None:
+    table = Table(title="Events through the detector node, over DDS", show_header=False)
+    for name, value in summary.items():
+        text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+        table.add_row(name.replace("_", " "), text)
+    console.print(table)
+    if note:
+        console.print(f"[yellow]{note}[/yellow]")
+    console.print(f"video: {video}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

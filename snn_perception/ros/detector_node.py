@@ -1,0 +1,288 @@
+"""The lifecycle node `detector`: event packets in, detections out, membrane state kept in between."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+import torch
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
+
+from snn_perception.checkpoint import load_checkpoint
+from snn_perception.discovery import load_registry
+from snn_perception.errors import SnnPerceptionError
+from snn_perception.registry import Registry
+from snn_perception.ros import parameters
+from snn_perception.ros.camera import Camera
+from snn_perception.ros.diagnostics import camera_status
+from snn_perception.ros.logging import RosLogHandler
+from snn_perception.ros.messages import ns_to_stamp, to_detection2d_array, to_label_info, to_vision_info
+from snn_perception.ros.queue import JobQueue, ResetJob, WindowJob
+from snn_perception.ros.worker import InferenceThread, WindowResult
+from snn_perception.runtime.pipeline import DetectionPipeline
+from snn_perception.runtime.warmup import warm_up
+
+DRAIN_TIMEOUT_S = 30.0
+LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+Result = TransitionCallbackReturn
+
+
+class DetectorNode(LifecycleNode):
+    """Configure loads the model, activate subscribes, deactivate finishes what is under way, cleanup frees.
+
+    Topics (relative): ``events`` in; ``detections``, ``label_info``, ``vision_info`` (latched) out; with `cameras`,
+    ``<camera>/events`` and ``<camera>/detections``. ``/diagnostics``; service ``~/reset_state``.
+    """
+
+    def __init__(self, name: str = "detector", **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._settings: dict[str, Any] = {}
+        self._model_declared = False
+        self._registry: Registry | None = None
+        self._pipeline: DetectionPipeline | None = None
+        self._queue: JobQueue | None = None
+        self._worker: InferenceThread | None = None
+        self._cameras: dict[str, Camera] = {}
+        self._publishers_of: dict[str, Any] = {}
+        self._configured: list[Any] = []  # what on_cleanup destroys, with the function that does
+        self._reported: dict[str, dict[str, int]] = {}
+        self._log_handler = RosLogHandler(self.get_logger())
+        logging.getLogger("snn_perception").addHandler(self._log_handler)
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> Result:
+        """Load the model and make the publishers; on failure the node stays unconfigured and says why."""
+        try:
+            self._settings = parameters.read(self)
+            self._load()
+            self._make_publishers()
+        except (SnnPerceptionError, ValueError, RuntimeError, OSError) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            self._release()
+            return Result.FAILURE
+        assert self._pipeline is not None
+        spec = self._pipeline.spec
+        self.get_logger().info(
+            f"configured: {spec.backbone.name}+{spec.head.name}, {len(spec.classes)} classes, {spec.sensor_size}, "
+            f"windows of {spec.window_us / 1000:g} ms, state_policy {spec.state_policy}, on {self._settings['device']}"
+        )
+        return Result.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> Result:
+        """Start the inference thread, then listen."""
+        assert self._pipeline is not None and self._registry is not None
+        super().on_activate(state)
+        settings = self._settings
+        self._queue = JobQueue(settings["queue_size"], settings["overload_policy"])
+        self._worker = InferenceThread(self._pipeline, self._queue, self._on_result, self._on_failed_window)
+        self._worker.start()
+        for name in settings["cameras"] or [""]:
+            window_us = self._pipeline.spec.window_us
+            self._cameras[name] = Camera(self, name, settings, self._registry, window_us, self._queue)
+        self._publish_latched()
+        topics = ", ".join(camera.topic for camera in self._cameras.values())
+        self.get_logger().info(f"active, listening on {topics}")
+        return Result.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> Result:
+        """Stop listening, publish what is under way (the last, partial window too), and drop the streams' states."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> Result:
+        """Free the model and the publishers."""
+        self._release()
+        return Result.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> Result:
+        """Stop and free everything, from any state."""
+        self._stop()
+        self._release()
+        return Result.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> Result:
+        """Free everything, so that the node can be configured again."""
+        self._stop()
+        self._release()
+        return Result.SUCCESS
+
+    def _load(self) -> None:
+        settings = self._settings
+        if not settings["checkpoint"]:
+            raise SnnPerceptionError("parameter 'checkpoint' is empty; set it to the path of a .safetensors checkpoint")
+        torch.set_num_threads(settings["threads"])
+        self._registry = load_registry(settings["plugin_paths"])
+        detector = load_checkpoint(settings["checkpoint"], registry=self._registry)
+        self._pipeline = DetectionPipeline(
+            detector,
+            device=settings["device"],
+            geometry=settings["geometry"],
+            max_gap_us=settings["max_gap_ms"] * 1000,
+            score_threshold=settings["score_threshold"],
+            max_detections=settings["max_detections"],
+        )
+        warm_up(self._pipeline)
+
+    def _make_publishers(self) -> None:
+        assert self._pipeline is not None
+        for camera in self._settings["cameras"] or [""]:
+            topic = f"{camera}/detections" if camera else "detections"
+            self._publishers_of[camera] = self.create_lifecycle_publisher(Detection2DArray, topic, 10)
+            self._own(self._publishers_of[camera], self.destroy_lifecycle_publisher)
+        self._label_info = self.create_publisher(LabelInfo, "label_info", LATCHED)
+        self._vision_info = self.create_publisher(VisionInfo, "vision_info", LATCHED)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        for publisher in (self._label_info, self._vision_info, self._diagnostics):
+            self._own(publisher, self.destroy_publisher)
+        self._own(self.create_service(Trigger, "~/reset_state", self._on_reset_state), self.destroy_service)
+        self._own(self.create_timer(self._settings["diagnostics_period_s"], self._on_diagnostics), self.destroy_timer)
+        spec = self._pipeline.spec
+        for name, value in (
+            ("model.classes", list(spec.classes)),
+            ("model.window_us", spec.window_us),
+            ("model.sensor_size", [spec.sensor_size.width, spec.sensor_size.height]),
+            ("model.representation", spec.representation.name),
+            ("model.state_policy", spec.state_policy),
+        ):
+            self.declare_parameter(name, value, ParameterDescriptor(description=parameters.FROM_CHECKPOINT))
+            self._own(name, self.undeclare_parameter)
+        self._model_declared = True
+
+    def _own(self, thing: Any, destroy: Any) -> None:
+        self._configured.append((destroy, thing))
+
+    def _stop(self) -> None:
+        for camera in self._cameras.values():
+            camera.destroy()
+            camera.flush()
+        if self._worker is not None and not self._worker.stop(DRAIN_TIMEOUT_S):
+            self.get_logger().error(f"inference did not finish within {DRAIN_TIMEOUT_S:g} s; its results are lost")
+        self._cameras, self._worker, self._queue = {}, None, None
+        self._reported = {}
+
+    def _release(self) -> None:
+        while self._configured:
+            destroy, thing = self._configured.pop()
+            destroy(thing)
+        self._publishers_of, self._pipeline, self._registry = {}, None, None
+        self._model_declared = False
+
+    # Inference thread
+
+    def _on_result(self, result: WindowResult) -> None:
+        assert self._pipeline is not None
+        job, figures = result.job, self._cameras[result.job.camera].figures
+        header = Header(stamp=ns_to_stamp(job.stamp_ns), frame_id=job.frame_id)
+        class_names = self._settings["class_id_format"] == "name"
+        msg = to_detection2d_array(result.detections, header, self._pipeline.spec.classes, class_names=class_names)
+        self._publishers_of[job.camera].publish(msg)
+        figures.published += 1
+        figures.detections += len(result.detections)
+        figures.gaps, figures.resets = result.stream.gaps, result.stream.resets
+        figures.inference_ns.append(result.inference_ns)
+        figures.latency_ns.append(result.waited_ns + result.inference_ns)
+
+    def _on_failed_window(self, job: WindowJob, error: Exception) -> None:
+        camera = self._cameras[job.camera]
+        camera.figures.failed_windows += 1
+        self.get_logger().error(
+            f"topic '{camera.topic}': window [{job.window.t_start_us}, {job.window.t_end_us}) us failed: "
+            f"{type(error).__name__}: {error}; the camera goes on from rest",
+            throttle_duration_sec=2.0,
+        )
+
+    # Executor
+
+    def _on_reset_state(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._queue is None:
+            response.success, response.message = False, "the node is not active, there is no state to reset"
+            return response
+        for camera in self._cameras:
+            self._queue.put(ResetJob(camera))
+        response.success = True
+        response.message = f"membranes of {len(self._cameras)} stream(s) go to rest after the windows already queued"
+        return response
+
+    def _on_set_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        result = parameters.check(changes, unconfigured=self._pipeline is None, model_fixed=self._model_declared)
+        if result.successful:
+            for change in changes:
+                self._apply(change.name, change.value)
+        return result
+
+    def _apply(self, name: str, value: Any) -> None:
+        """Take over a parameter that may change while running; the inference thread reads it at its next window."""
+        if self._settings:
+            self._settings[name] = value
+        if self._pipeline is not None and name in ("score_threshold", "max_detections"):
+            setattr(self._pipeline, name, value)
+
+    def _publish_latched(self) -> None:
+        assert self._pipeline is not None
+        spec, header = self._pipeline.spec, Header(stamp=self.get_clock().now().to_msg())
+        self._label_info.publish(to_label_info(spec.classes, header, float(self._settings["score_threshold"])))
+        method, location = f"{spec.backbone.name}+{spec.head.name}", f"{self.get_fully_qualified_name()}/model.classes"
+        self._vision_info.publish(to_vision_info(method, location, 0, header))
+
+    def _on_diagnostics(self) -> None:
+        header = Header(stamp=self.get_clock().now().to_msg())
+        queued = len(self._queue) if self._queue is not None else 0
+        statuses = [
+            camera_status(self.get_name(), camera, queued, self._reported.setdefault(name, {}))
+            for name, camera in self._cameras.items()
+        ]
+        for camera in self._cameras.values():
+            if camera.is_silent:
+                self.get_logger().warning(
+                    f"no packet on '{camera.topic}'; is the camera running, does its QoS match?",
+                    throttle_duration_sec=10.0,
+                )
+        self._diagnostics.publish(DiagnosticArray(header=header, status=statuses))
+
+    def destroy_node(self) -> None:
+        """Stop the inference thread and free everything."""
+        self._stop()
+        self._release()
+        logging.getLogger("snn_perception").removeHandler(self._log_handler)
+        super().destroy_node()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the node until it is interrupted; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(arguments):
+        print(parameters.usage("detector_node"))
+        return 0
+    rclpy.init(args=["detector_node", *arguments])
+    node = DetectorNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.get_parameter("autostart").value and node.trigger_configure() == Result.SUCCESS:
+            node.trigger_activate()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The node `player`: publishes a recording as the camera would have, at its own pace."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import rclpy
+from event_camera_msgs.msg import EventPacket
+from rclpy.duration import Duration
+from rclpy.exceptions import ROSInterruptException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from snn_perception.discovery import load_registry
+from snn_perception.errors import SnnPerceptionError
+from snn_perception.events.evt3_encode import packetize
+from snn_perception.events.recording import Recording, open_recording
+from snn_perception.events.stream import EventStream
+from snn_perception.registry import Registry
+from snn_perception.ros.camera import event_qos
+from snn_perception.ros.messages import event_packet_from
+from snn_perception.types import EventArray, Packet
+
+RETRY_S = 0.002
+
+
+def recording_packets(recording: Recording, registry: Registry, interval_us: int) -> Iterator[Packet]:
+    """Yield a recording as EventPackets: a camera's own as they are, everything else encoded as evt3.
+
+    `interval_us` is the sensor time of one encoded packet; 0 keeps a camera's packets and means 1 ms otherwise.
+    """
+    if recording.is_packets and recording.encoding != "pointcloud2" and not interval_us:
+        yield from recording.packets()
+        return
+    encoded = packetize(_events(recording, registry), recording.size, interval_us=interval_us or 1000)
+    yield from (replace(packet, frame_id=recording.frame_id) for packet in encoded)
+
+
+def _events(recording: Recording, registry: Registry) -> Iterator[EventArray]:
+    if not recording.is_packets:
+        yield from (chunk.to_event_array() for chunk in recording.chunks())
+        return
+    stream = EventStream(registry, size=recording.size, topic=str(recording.path))
+    for packet in recording.packets():
+        piece = stream.decode(packet)
+        if piece is not None:
+            yield piece.events.to_event_array()
+
+
+class PlayerNode(Node):
+    """Publishes one recording on `events`, then ends.
+
+    Parameters: `recording`; `rate` (1.0 is real time, 0 as fast as it goes); `interval_us` (re-cut into packets of so
+    much sensor time, 0 keeps the recording's); `reliability`; `wait_for_subscriptions` (how many to wait for before
+    the first packet); `loop`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("player")
+        self.declare_parameter("recording", "")
+        self.declare_parameter("rate", 1.0)
+        self.declare_parameter("interval_us", 0)
+        self.declare_parameter("reliability", "best_effort")
+        self.declare_parameter("wait_for_subscriptions", 1)
+        self.declare_parameter("loop", False)
+        self._registry = load_registry()
+        self._recording = open_recording(self._value("recording"), self._registry)
+        # Reliable means that nothing may be lost: keep all, and let a full writer hold the player back.
+        reliable = self._value("reliability") == "reliable"
+        self._publisher = self.create_publisher(
+            EventPacket, "events", event_qos(0 if reliable else 1000, self._value("reliability"))
+        )
+        self.published = self.held_back = 0
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def play(self) -> None:
+        """Publish the whole recording, once or for ever, and wait until reliable subscribers have it all."""
+        self._wait_for_subscriptions()
+        while rclpy.ok():
+            self._play_once()
+            if not self._value("loop"):
+                break
+        self._publisher.wait_for_all_acked(Duration(seconds=60))
+
+    def _wait_for_subscriptions(self) -> None:
+        wanted = self._value("wait_for_subscriptions")
+        while rclpy.ok() and self._publisher.get_subscription_count() < wanted:
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+    def _play_once(self) -> None:
+        rate: float = self._value("rate")
+        begin_ns, first_ns = time.monotonic_ns(), None
+        for packet in recording_packets(self._recording, self._registry, self._value("interval_us")):
+            first_ns = packet.stamp_ns if first_ns is None else first_ns
+            if rate > 0:
+                due_ns = begin_ns + (packet.stamp_ns - first_ns) / rate
+                time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+            self._publish(event_packet_from(packet))
+            if not rclpy.ok():
+                return
+
+    def _publish(self, msg: EventPacket) -> None:
+        while rclpy.ok():
+            try:
+                self._publisher.publish(msg)
+            except RuntimeError:  # RCLError, which rclpy does not export
+                self.held_back += 1  # the writer's history is full: wait for subscribers to catch up
+                time.sleep(RETRY_S)
+                continue
+            self.published += 1
+            return
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play one recording; the last line on stdout tells how many packets went out. Returns the exit code."""
+    rclpy.init(args=sys.argv if argv is None else ["player_node", *argv])
+    node = None
+    try:
+        node = PlayerNode()
+        node.play()
+        print(json.dumps({"published": node.published, "held_back": node.held_back}), flush=True)
+    except SnnPerceptionError as error:
+        print(f"player_node: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException, ROSInterruptException):
+        pass
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

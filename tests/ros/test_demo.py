@@ -1,0 +1,44 @@
+"""The demo as a user runs it: processes, DDS, table, video; and its refusals."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from snn_perception.events.evt3_encode import packetize
+
+from snn_perception.data.shapes import moving_shapes
+from snn_perception.events.rosbag2 import write_bag
+from snn_perception.runtime.video import count_distinct_frames
+from snn_perception.types import SensorSize
+
+
+def demo(tmp_path, *arguments):
+    command = [sys.executable, "-m", "snn_perception.ros.demo", "-o", str(tmp_path / "demo"), "--json", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_demo_plays_a_bag_through_the_node_and_draws_it(tmp_path):
+    size = SensorSize(240, 304)
+    packets = packetize(moving_shapes(size, 1_500_000, seed=2), size, interval_us=2_000)
+    write_bag(tmp_path / "bag", packets, storage="mcap")
+    ended = demo(tmp_path, "--recording", str(tmp_path / "bag"), "--rate", "1.0")
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout)
+    assert summary["live_equals_offline"] is True
+    assert summary["packets_received"] == summary["packets_published"] >= 700
+    assert summary["messages_received"] == summary["windows"] == 30
+    assert summary["detections"] > 0 and summary["windows_dropped"] == 0
+    assert summary["frames_that_differ"] >= 50
+    assert count_distinct_frames(tmp_path / "demo" / "demo.mp4") >= 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(["--recording", "no/such.dat"], "no such file"), (["--model", "no/such.safetensors"], "no such checkpoint")],
+)
+def test_the_demo_refuses_in_one_line(tmp_path, arguments, reason):
+    ended = demo(tmp_path, *arguments)
+    assert ended.returncode == 1
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and reason in lines[0]
