@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
+MODEL ?= st_vgg_ssd_16
 # launch_testing's pytest plugins, part of every ROS installation, break plain pytest runs.
 PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros
 SOURCES := snn_perception plugins tests tools launch examples setup.py
@@ -13,6 +14,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
 	@echo
 	@echo "  RECORDING=path   recording for 'make demo' (relative to this folder)"
+	@echo "  MODEL=name       checkpoint or preset for 'make demo' (default: $(MODEL))"
 	@echo "  PYTHON=path      interpreter for 'make setup' (3.10 to 3.13)"
 
 setup: ## make or update .venv: packages, ROS 2 where it is missing, messages
@@ -34,7 +36,7 @@ format: setup ## rewrite the sources in the project's format
 	$(PY) -m ruff format $(wildcard $(SOURCES))
 
 demo: setup ## play a recording through the node; detections, table and video in demo/
-	$(PY) -m snn_perception.ros.demo --output demo $(if $(RECORDING),--recording '$(RECORDING)')
+	$(PY) -m snn_perception.ros.demo --model '$(MODEL)' --output demo $(if $(RECORDING),--recording '$(RECORDING)')
 
 bench-events: setup ## speed of the event readers and representations
 	$(PY) tools/bench_events.py

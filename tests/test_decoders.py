@@ -393,6 +393,16 @@ def test_libcaer_cmp_words():
     assert decoded.losses == Losses(unknown=2) and decoded.t_reached == t and decoded.time_unit == "ns"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "base", "expected"), [("evt3", 0x3000, (2047, 5)), ("libcaer_cmp", 0x4000, (5, 2047))]
+)
+def test_a_vector_does_not_run_past_eleven_bits(encoding, base, expected):
+    start = START if encoding == "evt3" else [0x2005]
+    words = [*start, base | 2040, 0x5080, 0x5081]
+    decoded = DECODERS[encoding][0]().decode(packet(words, encoding, size=SensorSize(4096, 4096)))
+    assert [row[1:3] for row in rows(decoded)] == [expected] and decoded.losses == Losses(outside=2)
+
+
 def test_libcaer_cmp_carries_column_but_not_time_from_packet_to_packet():
     decoder = LibcaerCmpDecoder()
     decoder.decode(packet([0x2003, 0x0001, 0x1002, 0x3004], "libcaer_cmp", time_base=0))

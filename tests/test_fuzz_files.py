@@ -27,7 +27,7 @@ from snn_perception.types import EventArray, SensorSize
 from tests import bag_support as support
 
 EXTRA_BYTES = 1 << 29  # beyond what the process holds before it reads
-NORMAL, LONG = 400, 12_000  # damaged copies of each sample
+NORMAL, LONG = 400, 5_000  # damaged copies of each sample
 PACKETS, EVENTS = 12, 200  # in each sample
 SIZE = SensorSize(240, 304)
 
@@ -253,6 +253,22 @@ def test_damaged_metadata(tmp_path):
         (folder / "metadata.yaml").write_bytes(damaged(text, random.Random(number)))
         with memory_limit():
             assert read(folder)[0] == PACKETS  # what holds the messages is whole
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "huge"])
+def test_metadata_that_is_no_text(tmp_path, kind):
+    folder = support.bag(tmp_path, "mcap", support.packets(PACKETS))
+    (folder / "metadata.yaml").unlink()
+    if kind == "fifo":
+        os.mkfifo(folder / "metadata.yaml")
+    elif kind == "folder":
+        (folder / "metadata.yaml").mkdir()
+    else:
+        with (folder / "metadata.yaml").open("wb") as file:
+            file.truncate(1 << 40)  # of holes
+    with memory_limit():
+        assert BagRecording.claims(folder)
+        assert read(folder) == (PACKETS, True)
 
 
 # ---- files that lie about lengths

@@ -69,7 +69,7 @@ def test_a_packet_that_cannot_be_read_is_passed_over_with_one_warning(caplog):
 
 
 def test_a_recording_of_which_no_packet_can_be_read_is_refused():
-    with pytest.raises(EventDataError, match="no packet can be read: .*impossible record"):
+    with pytest.raises(EventDataError, match=r"no packet can be read: .*impossible record"):
         list(source_of(InMemory([broken_packet(0), broken_packet(1)])))
 
 

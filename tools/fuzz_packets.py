@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
@@ -145,107 +146,97 @@ def _mono(events: EventArray) -> np.ndarray:
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
-def damage(packet: Packet, rng: np.random.Generator) -> Packet:
+def damage(packet: Packet, rng: Random) -> Packet:
     """Return a piece of the packet with one to three kinds of damage in it."""
     record = RECORDS[packet.encoding]
     whole = len(packet.data) // record
-    length = int(rng.integers(1, min(PIECE, whole) + 1)) if whole else 0
-    start = int(rng.integers(0, whole - length + 1)) * int(rng.random() < 0.7)  # often from the front
-    packet = replace(packet, data=packet.data[start * record : (start + length) * record])
+    length = rng.randint(1, min(PIECE, whole)) if whole else 0
+    start = rng.randint(0, whole - length) if rng.random() < 0.3 else 0
+    data = packet.data[start * record : (start + length) * record]
     if rng.random() < 0.01:  # long enough to fill the buffers that the compiled loops work in
-        packet = replace(packet, data=np.tile(packet.data, int(rng.integers(2, 80))))
-    for _ in range(int(rng.integers(1, 4))):
-        packet = _PAYLOAD[int(rng.integers(len(_PAYLOAD)))](packet, record, rng)
-    if rng.random() < 0.15:
-        packet = _HEADER[int(rng.integers(len(_HEADER)))](packet, rng)
-    return packet
+        data = np.tile(data, rng.randint(2, 80))
+    for _ in range(rng.randint(1, 3)):
+        data = rng.choice(_PAYLOAD)(data, record, rng)
+    packet = replace(packet, data=data)
+    return rng.choice(_HEADER)(packet, rng) if rng.random() < 0.15 else packet
 
 
-def _spot(packet: Packet, record: int, rng: np.random.Generator) -> tuple[int, int]:
+def _spot(data: np.ndarray, record: int, rng: Random) -> tuple[int, int]:
     """Return the bounds, in bytes, of a few records."""
-    count = len(packet.data) // record
-    first = int(rng.integers(0, count + 1))
-    return first * record, min(len(packet.data), (first + int(rng.integers(1, 9))) * record)
+    first = rng.randint(0, len(data) // record)
+    return first * record, min(len(data), (first + rng.randint(1, 8)) * record)
 
 
-def _flip_bits(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    data = packet.data.copy()
-    if len(data):
-        at = rng.integers(0, len(data), int(rng.integers(1, 9)))
-        data[at] ^= (1 << rng.integers(0, 8, len(at))).astype(np.uint8)
-    return replace(packet, data=data)
+def _random_bytes(count: int, rng: Random) -> np.ndarray:
+    return np.frombuffer(rng.randbytes(count), np.uint8)
 
 
-def _insert(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    at, _ = _spot(packet, record, rng)
-    new = rng.integers(0, 256, record * int(rng.integers(1, 9)), np.uint8)
-    return replace(packet, data=np.concatenate([packet.data[:at], new, packet.data[at:]]))
+def _flip_bits(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    data = data.copy()
+    for _ in range(rng.randint(1, 8) if len(data) else 0):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return data
 
 
-def _delete(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    start, end = _spot(packet, record, rng)
-    return replace(packet, data=np.concatenate([packet.data[:start], packet.data[end:]]))
+def _insert(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    at, _ = _spot(data, record, rng)
+    return np.concatenate([data[:at], _random_bytes(record * rng.randint(1, 8), rng), data[at:]])
 
 
-def _repeat(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    start, end = _spot(packet, record, rng)
-    parts = [packet.data[:end], *[packet.data[start:end]] * int(rng.integers(1, 9)), packet.data[end:]]
-    return replace(packet, data=np.concatenate(parts))
+def _delete(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    start, end = _spot(data, record, rng)
+    return np.concatenate([data[:start], data[end:]])
 
 
-def _truncate(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    return replace(packet, data=packet.data[: int(rng.integers(0, len(packet.data) + 1))])
+def _repeat(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    start, end = _spot(data, record, rng)
+    return np.concatenate([data[:end], *[data[start:end]] * rng.randint(1, 8), data[end:]])
 
 
-def _noise(packet: Packet, record: int, rng: np.random.Generator) -> Packet:
-    data = packet.data.copy()
-    start = int(rng.integers(0, len(data) + 1)) // record * record
-    data[start:] = rng.integers(0, 256, len(data) - start, np.uint8)
-    return replace(packet, data=data)
+def _truncate(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    return data[: rng.randint(0, len(data))]
 
 
-def _other_size(packet: Packet, rng: np.random.Generator) -> Packet:
-    sizes = [SensorSize(1, 1), SensorSize(16384, 16384), SensorSize(*rng.integers(1, 800, 2).tolist()), None]
-    return replace(packet, size=sizes[int(rng.integers(len(sizes)))])
+def _noise(data: np.ndarray, record: int, rng: Random) -> np.ndarray:
+    start = rng.randint(0, len(data)) // record * record
+    return np.concatenate([data[:start], _random_bytes(len(data) - start, rng)])
 
 
-def _other_base(packet: Packet, rng: np.random.Generator) -> Packet:
-    bases = [0, -1, 2**63, 2**62 - 1, int(rng.integers(0, 2**62))]
-    return replace(packet, time_base=bases[int(rng.integers(len(bases)))])
+def _other_size(packet: Packet, rng: Random) -> Packet:
+    sizes = (SensorSize(1, 1), SensorSize(16384, 16384), SensorSize(rng.randint(1, 800), rng.randint(1, 800)), None)
+    return replace(packet, size=rng.choice(sizes))
 
 
-def _other_stamp(packet: Packet, rng: np.random.Generator) -> Packet:
-    stamps = [0, -1, 2**62 - 1, 2**70]
-    return replace(packet, stamp_ns=stamps[int(rng.integers(len(stamps)))])
+def _other_base(packet: Packet, rng: Random) -> Packet:
+    return replace(packet, time_base=rng.choice((0, -1, 2**63, 2**62 - 1, rng.randrange(2**62))))
 
 
-def _other_endian(packet: Packet, rng: np.random.Generator) -> Packet:
+def _other_stamp(packet: Packet, rng: Random) -> Packet:
+    return replace(packet, stamp_ns=rng.choice((0, -1, 2**62 - 1, 2**70)))
+
+
+def _other_endian(packet: Packet, rng: Random) -> Packet:
     return replace(packet, is_bigendian=not packet.is_bigendian)
 
 
-def _other_layout(packet: Packet, rng: np.random.Generator) -> Packet:
+def _other_layout(packet: Packet, rng: Random) -> Packet:
     if packet.layout is None:
         return packet
     if rng.random() < 0.1:
         return replace(packet, layout=None)
-    width, height, row_step = rng.choice([0, 1, 2, 7, 200, 2**32 - 1], 3).tolist()
+    width, height, row_step = (rng.choice((0, 1, 2, 7, 200, 2**32 - 1)) for _ in range(3))
     if rng.random() < 0.5:
         return replace(packet, layout=PointLayout(packet.layout.dtype, width, height, row_step))
-    names = rng.permutation(["x", "y", "t", "p", "time", "intensity", "z"]).tolist()
-    fields = [(name, int(rng.integers(0, 40)), int(rng.integers(0, 10)), int(rng.integers(0, 3))) for name in names[:5]]
+    names = rng.sample(["x", "y", "t", "p", "time", "intensity", "z"], 7)
     if rng.random() < 0.8:  # one after the other, so that most are accepted
-        fields = [
-            (name, 8 * k, int(rng.integers(1, 9)), 1)
-            for k, name in enumerate(["x", "y", *names])
-            if name not in names[:k]
-        ]
+        fields = [(name, 8 * k, rng.randint(1, 8), 1) for k, name in enumerate(names)]
+    else:
+        fields = [(name, rng.randrange(40), rng.randrange(10), rng.randrange(3)) for name in names[:5]]
     try:
-        big = bool(rng.integers(2))
-        return replace(
-            packet, layout=layout_from_fields(fields, int(rng.integers(1, 80)), width, height, row_step, big)
-        )
+        layout = layout_from_fields(fields, rng.randint(1, 80), width, height, row_step, rng.random() < 0.5)
     except EventDataError:
         return packet
+    return replace(packet, layout=layout)
 
 
 _PAYLOAD = (_flip_bits, _flip_bits, _insert, _delete, _repeat, _truncate, _noise)
@@ -350,12 +341,12 @@ def fuzz(encoding: str, count: int, seed: int, make: Callable[[], Decoder] | Non
     make = make or DECODERS[encoding]
     sound, source = seeds(encoding)
     report = Report(encoding, source)
-    rng = np.random.default_rng([seed, list(DECODERS).index(encoding)])
+    rng = Random(f"{seed} {encoding}")
     started = time.perf_counter()
     while report.inputs < count:
         decoder = make()
-        first = int(rng.integers(len(sound)))
-        for k in range(int(rng.integers(1, 6))):
+        first = rng.randrange(len(sound))
+        for k in range(rng.randint(1, 5)):
             if rng.random() < 0.2:
                 decoder.resync()
             packet = damage(sound[(first + k) % len(sound)], rng)

@@ -98,7 +98,7 @@ def decode_words(words, start, x, y, p, t, triggers, leaps, store, width, height
     while i < len(words) and state[TRIGGERS] < len(triggers) and state[LEAPS] < len(leaps):
         if state[PENDING] == 0 and state[NEED] & (NEED_TIME | NEED_ROW) == 0:
             i, filled = _run(words, i, store, filled, triggers, state)
-        if filled >= ROOM or (i < len(words) and words[i] >> 12 == TIME_HIGH):
+        if filled >= ROOM or (filled and i < len(words) and words[i] >> 12 == TIME_HIGH):
             _flush(store, filled, width, height, x, y, p, t, state)
             filled = 0
         if i < len(words):

@@ -171,12 +171,13 @@ class BagRecording(Recording):
     def _names_in_metadata(self) -> list[str]:
         """Return the storage files that the metadata lists; none where it is missing or damaged, which is noted."""
         file = self.path / METADATA
+        if not file.is_file():  # neither there nor something to wait for, as a pipe would be
+            self._note(f"has no {METADATA}; its storage files are read by name")
+            return []
         try:
             if file.stat().st_size > MAX_METADATA_BYTES:
                 raise ValueError(f"larger than {MAX_METADATA_BYTES} bytes")
             return _listed_files(file.read_text("utf-8", "replace"))
-        except FileNotFoundError:
-            self._note(f"has no {METADATA}; its storage files are read by name")
         except (OSError, ValueError) as error:
             self._note(f"{METADATA} is damaged ({type(error).__name__}); its storage files are read by name")
         return []

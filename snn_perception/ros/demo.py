@@ -1,13 +1,13 @@
 """The demo: a recording goes through the real node over DDS; a table, the detections and a video come out.
 
-``python -m snn_perception.ros.demo [--recording PATH] [-o demo/]``, which is what ``make demo`` runs.
+``python -m snn_perception.ros.demo --model MODEL [--recording PATH] [-o demo/]``, which is what ``make demo`` runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,31 +16,42 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
 
 from snn_perception.checkpoint import load_checkpoint, save_checkpoint
 from snn_perception.cli.common import make_parser, print_json, registry_of, run
 from snn_perception.data.shapes import moving_shapes
-from snn_perception.detector import Detector, build_preset
+from snn_perception.detector import Detector
 from snn_perception.errors import SnnPerceptionError
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.events.recording import open_recording
 from snn_perception.registry import Registry
 from snn_perception.ros.live import LiveResult, LiveRun, local_domain
-from snn_perception.ros.messages import from_detection2d_array
+from snn_perception.ros.messages import from_detection2d_array, ns_to_stamp, to_detection2d_array
+from snn_perception.runtime.detections_file import DetectionsWriter
+from snn_perception.runtime.models import open_model
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.render import draw_events, draw_window
-from snn_perception.runtime.replay import Replayed, WindowSource, replay
+from snn_perception.runtime.replay import WindowSource, replay
 from snn_perception.runtime.video import VideoWriter, count_distinct_frames
 from snn_perception.runtime.waking import wake_on_recording
 from snn_perception.types import Detections, EventWindow, SensorSize
 
-DEFAULT_PRESET = "st_vgg_ssd_16"
 SHAPES_US = 5_000_000
 MAX_GAP_MS = 1000
 MIN_FRAMES = 50
 WANTED_FRAMES = 80
 FRAMES_PER_SECOND = 20
 UNTRAINED = "untrained weights: the boxes mean nothing yet"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A window and what is seen in it offline; the states in between are not kept, they are large."""
+
+    window: EventWindow
+    detections: Detections
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser("demo", "Play a recording through the detector node over DDS and show what comes out.")
     parser.prog = "python -m snn_perception.ros.demo"
     parser.add_argument("--recording", type=Path, help="file or bag to play (default: moving shapes, made on the spot)")
-    parser.add_argument("--model", type=Path, help=f"checkpoint (default: {DEFAULT_PRESET} with untrained weights)")
+    parser.add_argument("--model", required=True, help="checkpoint, or a preset, which has untrained weights")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), help="folder for what is made (default: demo)"
     )
@@ -78,17 +89,30 @@ def _demo(arguments: argparse.Namespace) -> None:
     result = _live(model, recording, arguments, console, len(expected))
     if not result.messages:
         raise SnnPerceptionError(f"no detection crossed DDS; see {output / 'demo.log'}")
-    received = [from_detection2d_array(msg) for msg in result.decoded()]
-    video = output / "demo.mp4"
-    distinct = _draw(video, list(_pictures(expected, received)), load_checkpoint(model, registry=registry), note)
-    summary = _summary(recording, model, expected, received, result, distinct)
+    messages = result.decoded()
+    received = {d.t_us: d for d in map(from_detection2d_array, messages)}
+    detector = load_checkpoint(model, registry=registry)
+    with DetectionsWriter(output / "detections.jsonl") as file:
+        for seen in expected:
+            file.write(seen.window, received.get(seen.window.t_end_us, Detections.empty()))
+    distinct = _draw(output / "demo.mp4", _pictures(expected, received), detector, note)
+    summary = {
+        "recording": str(recording),
+        "model": str(model),
+        **_figures(result),
+        "windows": len(expected),
+        "messages_received": len(messages),
+        "detections": sum(len(msg.detections) for msg in messages),
+        "live_equals_offline": _same(expected, messages, detector),
+        "frames_that_differ": distinct,
+    }
     if arguments.json:
         print_json(summary)
     else:
-        _print(console, summary, note, video)
+        _print(console, summary, note, output)
     if distinct < MIN_FRAMES:
         raise SnnPerceptionError(
-            f"{video}: {distinct} frames differ, expected {MIN_FRAMES}; is the recording shorter than a second?"
+            f"{output / 'demo.mp4'}: {distinct} frames differ, expected {MIN_FRAMES}; is the recording a second long?"
         )
 
 
@@ -98,18 +122,18 @@ def _make_shapes(path: Path) -> Path:
     return path
 
 
-def _model(given: Path | None, recording: Path, registry: Registry, output: Path) -> tuple[Path, str]:
+def _model(name: str, recording: Path, registry: Registry, output: Path) -> tuple[Path, str]:
     """Return the checkpoint to run, and what to say of it."""
-    if given is not None:
-        return given, ""
-    detector: Detector = build_preset(DEFAULT_PRESET, registry=registry)
-    wake_on_recording(detector, recording, registry)
-    path = output / f"{DEFAULT_PRESET}_untrained.safetensors"
-    save_checkpoint(path, detector, run={"training": "none"})
+    model = open_model(name, registry)
+    if not model.is_preset:
+        return Path(name), ""
+    wake_on_recording(model.detector, recording, registry)
+    path = output / f"{name}_untrained.safetensors"
+    save_checkpoint(path, model.detector, run={"training": "none"})
     return path, UNTRAINED
 
 
-def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -> list[Replayed]:
+def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -> list[Seen]:
     """Return the same job done without ROS."""
     pipeline = DetectionPipeline(
         load_checkpoint(model, registry=registry), max_gap_us=MAX_GAP_MS * 1000, max_detections=max_boxes
@@ -117,7 +141,7 @@ def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -
     source = WindowSource(
         open_recording(recording, registry), registry, pipeline.spec.window_us, max_gap_us=pipeline.max_gap_us
     )
-    return list(replay(source, pipeline))
+    return [Seen(step.window, step.detections) for step in replay(source, pipeline)]
 
 
 def _live(model: Path, recording: Path, arguments: argparse.Namespace, console: Console, windows: int) -> LiveResult:
@@ -135,20 +159,19 @@ def _live(model: Path, recording: Path, arguments: argparse.Namespace, console: 
         return live.play(recording, on_wait=lambda done: progress.update(task, completed=done), rate=arguments.rate)
 
 
-def _pictures(expected: list[Replayed], received: list[Detections]) -> Iterator[Shown]:
+def _pictures(expected: list[Seen], received: Mapping[int, Detections]) -> Iterator[Shown]:
     """Yield each window in parts, so that a short recording also makes a video, with the boxes that came over DDS."""
-    by_time = {detections.t_us: detections for detections in received}
     parts = max(2, -(-WANTED_FRAMES // max(1, len(expected))))
-    for number, step in enumerate(expected):
-        window = step.window
+    for number, seen in enumerate(expected):
+        window = seen.window
         edges = np.linspace(window.t_start_us, window.t_end_us, parts + 1).astype(np.int64).tolist()
         cuts = np.searchsorted(window.events.t, edges).tolist()
         for k in range(parts):
             part = EventWindow(window.events[cuts[k] : cuts[k + 1]], edges[k], edges[k + 1], lossy=window.lossy)
-            yield Shown(part, number, by_time.get(window.t_end_us, Detections.empty()))
+            yield Shown(part, number, received.get(window.t_end_us, Detections.empty()))
 
 
-def _draw(path: Path, pictures: list[Shown], detector: Detector, note: str) -> int:
+def _draw(path: Path, pictures: Iterable[Shown], detector: Detector, note: str) -> int:
     """Write the video; return how many of its frames differ, by their events and in the file."""
     by_events = set()
     with VideoWriter(path, fps=FRAMES_PER_SECOND) as video:
@@ -160,46 +183,46 @@ def _draw(path: Path, pictures: list[Shown], detector: Detector, note: str) -> i
     return min(len(by_events), count_distinct_frames(path))
 
 
-def _summary(
-    recording: Path,
-    model: Path,
-    expected: list[Replayed],
-    received: list[Detections],
-    result: LiveResult,
-    distinct: int,
-) -> dict[str, object]:
-    same = len(received) == len(expected) and all(
-        np.array_equal(step.detections.score, got.score) and step.window.t_end_us == got.t_us
-        for step, got in zip(expected, received, strict=False)
-    )
+def _same(expected: list[Seen], messages: list[Detection2DArray], detector: Detector) -> bool:
+    """Return whether the node published, number for number, what was computed offline."""
+    if len(messages) != len(expected):
+        return False
+    for seen, msg in zip(expected, messages, strict=True):
+        header = Header(stamp=ns_to_stamp(seen.window.t_end_us * 1000), frame_id=msg.header.frame_id)
+        if to_detection2d_array(seen.detections, header, detector.spec.classes) != msg:
+            return False
+    return True
+
+
+def _figures(result: LiveResult) -> dict[str, object]:
+    """Return the node's own figures of the run."""
     figures = result.diagnostics
+    counts = {
+        "packets_received": "packets",
+        "packets_lost": "lost packets",
+        "events": "events",
+        "windows_dropped": "dropped windows",
+    }
+    times = {"processing_ms_p50": "processing time p50 ms", "processing_ms_p95": "processing time p95 ms"}
     return {
-        "recording": str(recording),
-        "model": str(model),
         "packets_published": result.published,
-        "packets_received": int(figures.get("packets", 0)),
-        "packets_lost": int(figures.get("lost packets", 0)),
-        "events": int(figures.get("events", 0)),
-        "windows": len(expected),
-        "messages_received": len(received),
-        "detections": sum(len(d) for d in received),
-        "windows_dropped": int(figures.get("dropped windows", 0)),
-        "processing_ms_p50": float(figures.get("processing time p50 ms", "nan")),
-        "processing_ms_p95": float(figures.get("processing time p95 ms", "nan")),
-        "live_equals_offline": same,
-        "frames_that_differ": distinct,
+        **{name: int(figures.get(key, 0)) for name, key in counts.items()},
+        **{name: float(figures[key]) for name, key in times.items() if key in figures},
     }
 
 
-def _print(console: Console, summary: dict[str, object], note: str, video: Path) -> None:
+def _print(console: Console, summary: dict[str, object], note: str, output: Path) -> None:
+    """Print the table, and write it beside the video."""
     table = Table(title="Events through the detector node, over DDS", show_header=False)
     for name, value in summary.items():
-        text = {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+        text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
         table.add_row(name.replace("_", " "), text)
+    with (output / "table.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=100).print(table)
     console.print(table)
     if note:
         console.print(f"[yellow]{note}[/yellow]")
-    console.print(f"video: {video}")
+    console.print(f"written to {output}/: demo.mp4 (watch it), detections.jsonl, table.txt, demo.log")
 
 
 if __name__ == "__main__":

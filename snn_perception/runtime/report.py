@@ -75,8 +75,9 @@ class ReplayReport:
 def losses_of(source: WindowSource) -> dict[str, int]:
     """Return what was lost on the way from the recording to the windows, by kind, so far.
 
-    Packets: ``lost_packets`` in ``sequence_gaps`` places, ``bad_packets`` that cannot be read (where packets are numbered,
-    the lost ones too), ``duplicates`` ignored, ``restarts`` of the driver. Inside packets: see `Losses`. ``disordered``: events that came late and were moved up to the time already reached.
+    Packets: ``lost_packets`` in ``sequence_gaps`` places, ``bad_packets`` that cannot be read (numbered ones are also
+    among the lost), ``duplicates`` ignored, ``restarts`` of the driver. Inside packets: see `Losses`. ``disordered``:
+    events that came late and were moved up to the time already reached.
     """
     counts: StreamCounts = source.counts
     return {

@@ -36,4 +36,5 @@ def wake_on_recording(
         inputs.append(detector.represent(mapping.events(window)))
     if not inputs:
         raise EventDataError(f"{recording.path}: holds no events")
-    return wake(detector.backbone, torch.cat(inputs), windows=len(inputs))
+    x = torch.cat(inputs).to(detector.device, detector.dtype)
+    return wake(detector.backbone, x, windows=len(inputs))

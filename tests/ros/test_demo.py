@@ -5,16 +5,17 @@ import subprocess
 import sys
 
 import pytest
-from snn_perception.events.evt3_encode import packetize
 
 from snn_perception.data.shapes import moving_shapes
+from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.rosbag2 import write_bag
 from snn_perception.runtime.video import count_distinct_frames
 from snn_perception.types import SensorSize
 
 
 def demo(tmp_path, *arguments):
-    command = [sys.executable, "-m", "snn_perception.ros.demo", "-o", str(tmp_path / "demo"), "--json", *arguments]
+    command = [sys.executable, "-m", "snn_perception.ros.demo", "-o", str(tmp_path / "demo"), "--json"]
+    command += ["--model", "st_vgg_ssd_16", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
