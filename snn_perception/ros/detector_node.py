@@ -242,7 +242,7 @@ class DetectorNode(LifecycleNode):
         header = Header(stamp=self.get_clock().now().to_msg())
         queued = len(self._queue) if self._queue is not None else 0
         statuses = [
-            camera_status(self.get_name(), camera, queued, self._reported.setdefault(name, {}))
+            camera_status(self.get_fully_qualified_name(), camera, queued, self._reported.setdefault(name, {}))
             for name, camera in self._cameras.items()
         ]
         for camera in self._cameras.values():

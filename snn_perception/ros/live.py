@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from snn_perception.errors import SnnPerceptionError
 START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 60.0
 STALL_S = 20.0  # nothing moved for so long: what has not come will not come
+
+_runs = count()
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ def local_domain() -> None:
 class LiveRun:
     """Starts the detector node, listens to it, and plays recordings to it. Use as a context manager.
 
+    Every run has a namespace of its own, so that another detector, also one that is just going, cannot answer for it.
+
     Args:
         parameters: of the detector node; inference is never outrun unless they say so.
         log: file for what the two processes print.
@@ -69,6 +74,7 @@ class LiveRun:
             **parameters,
         }
         self._log_path = log
+        self._namespace = f"/live_{os.getpid()}_{next(_runs)}"
         self._messages: list[bytes] = []
         self._diagnostics: dict[str, str] = {}
 
@@ -78,14 +84,14 @@ class LiveRun:
         try:
             self._context = Context()
             rclpy.init(context=self._context)
-            self._node = Node("live_run", context=self._context)
+            self._node = Node("live_run", namespace=self._namespace, context=self._context)
             self._executor = SingleThreadedExecutor(context=self._context)
             self._executor.add_node(self._node)
             keep_all = QoSProfile(depth=10_000)
             self._node.create_subscription(Detection2DArray, "detections", self._messages.append, keep_all, raw=True)
             self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, keep_all)
-            self._change: Any = self._node.create_client(ChangeState, "/detector/change_state")
-            self._get: Any = self._node.create_client(GetState, "/detector/get_state")
+            self._change: Any = self._node.create_client(ChangeState, "detector/change_state")
+            self._get: Any = self._node.create_client(GetState, "detector/get_state")
             self._wait(self._change.service_is_ready, START_TIMEOUT_S, "the detector node did not start")
             self._wait(self._get.service_is_ready, START_TIMEOUT_S, "the detector node did not start")
         except BaseException:
@@ -175,7 +181,8 @@ class LiveRun:
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
-            self._diagnostics = {value.key: value.value for value in status.values} | {"message": status.message}
+            if status.name.startswith(f"{self._namespace}/"):
+                self._diagnostics = {value.key: value.value for value in status.values} | {"message": status.message}
 
     def _call(self, client: Any, request: Any) -> Any:
         future = client.call_async(request)
@@ -196,7 +203,7 @@ class LiveRun:
 
     def _start(self, module: str, parameters: Mapping[str, Any], stdout: Any = None) -> subprocess.Popen[bytes]:
         arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={_yaml(value)}")]
-        command = [sys.executable, "-m", module, "--ros-args", *arguments]
+        command = [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:={self._namespace}", *arguments]
         return subprocess.Popen(command, stdout=stdout or self._log, stderr=self._log)
 
 
