@@ -61,7 +61,7 @@ class Detector(nn.Module):
         detections: list[Detections] = self.head.decode(raw, self.spec.sensor_size)
         return detections
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a stream's state may go on into training
     def infer(self, x: Tensor, state: State = None) -> tuple[list[Detections], State]:
         """Return the detections of each batch row and the state after x [T, B, C, H, W]; keeps no gradients."""
         raw, state = self(x, state)

@@ -90,6 +90,17 @@ def test_two_streams_share_the_weights_and_nothing_else(detector):
     assert any(found.score[0] > 0 for found in alone)
 
 
+def test_a_state_from_inference_goes_on_into_training(detector):
+    first, second = windows(detector, 2)
+    _, state = detector.infer(first, None)
+    detector.train()
+    raw, _ = detector(second.requires_grad_(), state)
+    nobody: list[Targets | None] = [None]
+    sum(detector.head.loss(raw, nobody, detector.spec.sensor_size).values()).backward()
+    assert second.grad.any()
+    detector.eval()
+
+
 @pytest.mark.parametrize(
     ("state", "got"),
     [((None, None), "a tuple"), ({"backbone": None}, r"a dict of \['backbone'\]"), (torch.zeros(1), "a Tensor")],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from snn_perception.events.jit import kernel
 from snn_perception.types import I64, U8, U16, EventWindow, SensorSize
 
 
@@ -43,7 +43,7 @@ class VoxelCube:
         return torch.from_numpy(grid).float()
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _mark(grid: U8, x: U16, y: U16, p: U8, t: I64, start_us: int, end_us: int, tbin: int) -> None:
     """Set grid[2 b + p, y, x] to 1 for each event; what lies outside grid or window is passed over."""
     channels, height, width = grid.shape
