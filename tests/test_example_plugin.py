@@ -67,8 +67,7 @@ def assert_fires(printed: str) -> None:
 
 @pytest.fixture(scope="module")
 def needs_preset(registry):
-    if PRESET not in registry.names("preset"):
-        pytest.skip(f"needs the preset {PRESET}")
+    assert PRESET in registry.names("preset")
 
 
 @pytest.fixture(scope="module")

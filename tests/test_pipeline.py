@@ -42,8 +42,6 @@ def assert_fires(pipeline, windows):
 def firing(request):
     """Return a pipeline whose network fires, and windows for it: the test's own model, and a published one."""
     registry = tiny_registry()
-    if request.param not in registry.names("preset"):
-        pytest.skip(f"no plugin with the preset {request.param}")
     small = {"height": 64, "width": 96, "window_us": WINDOW_US} if request.param == FAMILY else {}
     detector = build_preset(request.param, registry=registry, **small)
     windows = random_windows(15, detector.spec.sensor_size, per_window=1500 if small else 400)

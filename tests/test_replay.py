@@ -175,8 +175,6 @@ def test_options_choose_what_is_kept(shapes, model, tmp_path, capsys):
 
 
 def test_wake_makes_an_untrained_network_fire(shapes, capsys):
-    if "st_vgg_ssd_16" not in REGISTRY.names("preset"):
-        pytest.skip("no plugin with the preset st_vgg_ssd_16")
     arguments = ("st_vgg_ssd_16", shapes, "--firing-rates", "--max-windows", 4)
     asleep, _ = told(capsys, *arguments)
     awake, _ = told(capsys, *arguments, "--wake", 3)

@@ -202,3 +202,42 @@ def test_how_the_stream_was_cut_into_packets_does_not_show(steps, cuts):
         (w.t_start_us, w.events.t.tolist(), w.lossy) for w in parts
     ]
     assert maker.stream.counts.events == sum(is_event for _, is_event in known)
+
+
+class TestClock:
+    """Stamps follow the sensor's own time through jumps of it."""
+
+    @staticmethod
+    def ends(packets, max_gap_us=1_000_000):
+        """Return (window end in us, host time of it in us) of every window."""
+        windows = PacketWindows(REGISTRY, 10_000, max_gap_us=max_gap_us)
+        found = []
+        for packet in packets:
+            found += [(w.t_end_us, windows.clock.to_host_ns(w.t_end_us) // 1000) for w in windows.push(packet)]
+        return found
+
+    @staticmethod
+    def packet(t_us, host_us, seq):
+        return replace(tiny_packet([(t_us, True)], seq), stamp_ns=host_us * 1000)
+
+    def test_a_steady_stream_keeps_its_smallest_offset(self):
+        late = [0, 400, 90, 7_000, 0, 30, 5, 800]
+        packets = [self.packet(5_000 * k, 1_000_000 + 5_000 * k + late[k], k) for k in range(8)]
+        assert self.ends(packets) == [(10_000 * k, 1_000_000 + 10_000 * k) for k in range(1, 4)]
+
+    @pytest.mark.parametrize("jump_us", [-100_000_000, 3_600_000_000])
+    def test_a_jump_of_sensor_time_does_not_show_in_the_stamps(self, jump_us):
+        sensor = [200_000_000 + 5_000 * k + (jump_us if k >= 6 else 0) for k in range(12)]
+        host = [1_000_000_000 + 5_000 * k for k in range(12)]
+        found = self.ends([self.packet(t, h, k) for k, (t, h) in enumerate(zip(sensor, host, strict=True))])
+        before = [(t, h) for t, h in found if t < 200_100_000 and t > 200_000_000]
+        after = [(t, h) for t, h in found if not 200_000_000 < t < 200_100_000]
+        assert before and after
+        assert all(h - t == 800_000_000 for t, h in before)
+        assert all(h - (t - jump_us) == 800_000_000 for t, h in after)
+
+    def test_the_offset_follows_a_drift(self):
+        drift = 200e-6
+        packets = [self.packet(10_000 * k, 10**9 + int(10_000 * k * (1 + drift)), k) for k in range(12_000)]
+        t, host = self.ends(packets)[-1]
+        assert abs(host - (10**9 + t * (1 + drift))) < 30_000_000 * drift

@@ -89,7 +89,7 @@ def test_a_recording_may_be_given_as_it_is_or_by_its_path(tmp_path):
 def test_losses_are_told_by_kind():
     packets = [
         tiny_packet([(1_000, True), (900, True)], 0, extra=b"xyz"),
-        tiny_packet([(1_000, True)], 0),
+        tiny_packet([(1_000, True), (900, True)], 0, extra=b"xyz"),
         tiny_packet([(12_000, True), (13_000, True)], 4),
         tiny_packet([(50_000, True)], 1),
     ]

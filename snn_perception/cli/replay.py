@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-gap-ms",
-        type=positive_int,
+        type=_gap,
         default=1000,
         metavar="MS",
         help="a longer interruption resets the model (default: 1000)",
@@ -76,6 +76,16 @@ def _score(text: str) -> float:
 
 
 _score.__name__ = "score"
+
+
+def _gap(text: str) -> int:
+    value = int(text)
+    if value < 100:  # decoders tell of no shorter interruption
+        raise argparse.ArgumentTypeError(f"must be at least 100, got {text}")
+    return value
+
+
+_gap.__name__ = "number of milliseconds"
 
 
 def _replay(arguments: argparse.Namespace) -> None:

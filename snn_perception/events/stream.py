@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
+
 from snn_perception.errors import EventDataError
 from snn_perception.events.clock import SensorClock
 from snn_perception.events.windower import Windower
@@ -59,7 +61,7 @@ class EventStream:
     """Decodes one camera's packets in order: picks the decoder by encoding, watches `seq`, counts everything.
 
     A `seq` that skips ahead is a loss: the decoder drops what it cannot place until the next time and row words. The
-    same `seq` again is a duplicate, ignored. A lower one, another sensor size or another encoding is a new stream.
+    same packet again is a duplicate, ignored. A lower `seq`, another sensor size or another encoding is a new stream.
 
     Attributes:
         counts: what came and what was lost, so far.
@@ -71,6 +73,7 @@ class EventStream:
         self._decoder: Decoder | None = None
         self._kind: tuple[str, SensorSize | None] | None = None
         self._seq: int | None = None
+        self._last: Packet | None = None
 
     @property
     def size(self) -> SensorSize | None:
@@ -93,7 +96,7 @@ class EventStream:
         lost = 0
         restarted = False
         if packet.seq is not None and self._seq is not None:
-            if packet.seq == self._seq:
+            if self._is_duplicate(packet):
                 self._count(duplicates=1)
                 return None
             lost = max(0, packet.seq - self._seq - 1)
@@ -107,7 +110,7 @@ class EventStream:
             decoder.resync()
         events = decoder.decode(replace(packet, size=kind[1]))
         # Kept only now: a packet that cannot be read counts as lost when the next one comes.
-        self._decoder, self._kind, self._seq = decoder, kind, packet.seq
+        self._decoder, self._kind, self._seq, self._last = decoder, kind, packet.seq, packet
         self._count(
             packets=1,
             events=len(events),
@@ -118,6 +121,13 @@ class EventStream:
             losses=events.losses,
         )
         return Piece(events, lossy=lost > 0, restarted=restarted)
+
+    def _is_duplicate(self, packet: Packet) -> bool:
+        """Return whether this is the last packet again. A driver that never sets `seq` repeats the number alone."""
+        last = self._last
+        if last is None or packet.seq != last.seq or packet.stamp_ns != last.stamp_ns:
+            return False
+        return np.array_equal(packet.data, last.data)
 
     def _new_decoder(self, packet: Packet) -> Decoder:
         known = self._registry.names("event_decoder")
@@ -173,15 +183,31 @@ class PacketWindows:
             if self.windower.size != piece.events.size:
                 earlier, self.windower = self.windower, self._new_windower(piece.events.size)
                 self.windower.continue_counts(earlier)
-        if len(piece.events):
-            first_us = int(piece.events.t[0]) // piece.events.us_divisor
-            self.clock.observe(first_us * 1000, packet.stamp_ns)
-        yield from self.windower.push(piece.events, lossy=piece.lossy)
+        events, resumes_us = piece.events, self.windower.resumes_us(piece.events)
+        windows = self.windower.push(events, lossy=piece.lossy)
+        if resumes_us is None:
+            if len(events):
+                self.clock.observe(int(events.t[0]) // events.us_divisor * 1000, packet.stamp_ns)
+            yield from windows
+            return
+        # What lies before a gap keeps the offset from before it; the packet's stamp tells of what comes after.
+        waiting = True
+        for window in windows:
+            if waiting and window.after_gap:
+                self._restart_clock(resumes_us, packet)
+                waiting = False
+            yield window
+        if waiting:
+            self._restart_clock(resumes_us, packet)
 
     def flush(self) -> Iterator[EventWindow]:
         """Yield the last, partial window, if there is one."""
         if self.windower is not None:
             yield from self.windower.flush()
+
+    def _restart_clock(self, sensor_us: int, packet: Packet) -> None:
+        self.clock.restart()
+        self.clock.observe(sensor_us * 1000, packet.stamp_ns)
 
     def _new_windower(self, size: SensorSize) -> Windower:
         return Windower(self._window_us, size, max_gap_us=self._max_gap_us, stream=self._name)

@@ -16,7 +16,8 @@ class Windower:
 
     The first window is the one that holds the first event (or `t_start_us`, as data sets want it). From there on every
     window comes out, also those without events: neurons leak through silence. A window is closed by sensor time alone,
-    by an event or a time word at or past its end, so how the stream was cut into packets does not show.
+    by an event or a time word at or past its end, so how the stream was cut into packets does not show (as long as its
+    time does not run backwards: what a late event is late for depends on what the packet before had told).
 
     A gap is a step of known sensor time forward by more than `max_gap_us`, or backwards beyond jitter. It closes the
     open window, and the next one starts a new grid with `after_gap` set. Without `max_gap_us` (a file on disk, which is
@@ -67,6 +68,14 @@ class Windower:
                 yield from self.interrupt(after)
                 done = index
         yield from self._advance(events[done:] if done else events, reached)
+
+    def resumes_us(self, decoded: DecodedEvents) -> int | None:
+        """Return the sensor time at which the stream goes on after the last gap in these events; None without a gap."""
+        ticks = decoded.us_divisor
+        for _, before, after in (decoded.leaps[::-1] // [1, ticks, ticks]).tolist():
+            if self._is_gap(before, after):
+                return int(after)
+        return None
 
     def interrupt(self, resumes_us: int | None = None) -> Iterator[EventWindow]:
         """Yield the open window and start a new grid: the stream jumped (to `resumes_us`) or began anew."""

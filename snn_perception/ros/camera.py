@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from event_camera_msgs.msg import EventPacket
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
+
+try:
+    from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+except ImportError:  # its name in Humble
+    from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
 from snn_perception.errors import EventDataError
 from snn_perception.events.stream import PacketWindows
@@ -36,6 +40,7 @@ class CameraFigures:
     dropped_windows: int = 0
     published: int = 0
     failed_windows: int = 0
+    failed_messages: int = 0
     gaps: int = 0
     resets: int = 0
     detections: int = 0
@@ -75,6 +80,7 @@ class Camera:
         self._from_sensor = settings["stamp_source"] == "sensor"
         self._silence_ns = int(settings["silence_warning_s"] * 1e9)
         self._frame_id = ""
+        self._timeout_s: float | None = None
         topic = f"{name}/events" if name else "events"
         self.topic = node.resolve_topic_name(topic)
         width, height = settings["sensor_width"], settings["sensor_height"]
@@ -100,8 +106,9 @@ class Camera:
         """Whether no packet has come for longer than the user's limit."""
         return time.monotonic_ns() - self.figures.last_packet_ns > self._silence_ns
 
-    def flush(self) -> None:
-        """Queue the last, partial window."""
+    def flush(self, timeout_s: float) -> None:
+        """Queue the last, partial window; if there is no room for so long, it is dropped and counted."""
+        self._timeout_s = timeout_s
         self._queue_windows(self.packets.flush)
 
     def destroy(self) -> None:
@@ -129,7 +136,8 @@ class Camera:
     def _put(self, window: EventWindow) -> None:
         end_us = window.t_end_us
         stamp_ns = end_us * 1000 if self._from_sensor else self.packets.clock.to_host_ns(end_us)
-        dropped = self._queue.put(WindowJob(self.name, window, stamp_ns, self._frame_id, time.monotonic_ns()))
+        job = WindowJob(self.name, window, stamp_ns, self._frame_id, time.monotonic_ns())
+        dropped = self._queue.put(job, self._timeout_s)
         if dropped:
             self.figures.dropped_windows += dropped
             self._node.get_logger().warning(

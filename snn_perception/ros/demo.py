@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,13 +107,27 @@ def _demo(arguments: argparse.Namespace) -> None:
         "live_equals_offline": _same(expected, messages, detector),
         "frames_that_differ": distinct,
     }
+    _print(console, summary, note, output)
     if arguments.json:
         print_json(summary)
-    else:
-        _print(console, summary, note, output)
-    if distinct < MIN_FRAMES:
+    require_success(summary)
+
+
+def require_success(summary: Mapping[str, Any]) -> None:
+    """Raise SnnPerceptionError unless nothing was lost, live equals offline, and the video shows something."""
+    if summary["packets_received"] != summary["packets_published"]:
         raise SnnPerceptionError(
-            f"{output / 'demo.mp4'}: {distinct} frames differ, expected {MIN_FRAMES}; is the recording a second long?"
+            f"{summary['packets_published']} packets were published, {summary['packets_received']} received"
+        )
+    for name in ("packets_lost", "windows_dropped", "windows_failed"):
+        if summary[name]:
+            raise SnnPerceptionError(f"{name.replace('_', ' ')}: {summary[name]}, expected 0; see demo.log")
+    if not summary["live_equals_offline"]:
+        raise SnnPerceptionError("the node published something else than an offline replay computes; see demo.log")
+    if summary["frames_that_differ"] < MIN_FRAMES:
+        raise SnnPerceptionError(
+            f"demo.mp4: {summary['frames_that_differ']} frames differ, expected {MIN_FRAMES}; "
+            "is the recording a second long?"
         )
 
 
@@ -202,6 +217,7 @@ def _figures(result: LiveResult) -> dict[str, object]:
         "packets_lost": "lost packets",
         "events": "events",
         "windows_dropped": "dropped windows",
+        "windows_failed": "failed windows",
     }
     times = {"processing_ms_p50": "processing time p50 ms", "processing_ms_p95": "processing time p95 ms"}
     return {

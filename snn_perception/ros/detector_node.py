@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
@@ -29,11 +27,15 @@ from snn_perception.ros.diagnostics import camera_status
 from snn_perception.ros.logging import RosLogHandler
 from snn_perception.ros.messages import ns_to_stamp, to_detection2d_array, to_label_info, to_vision_info
 from snn_perception.ros.queue import JobQueue, ResetJob, WindowJob
+from snn_perception.ros.running import run_node
 from snn_perception.ros.worker import InferenceThread, WindowResult
+from snn_perception.runtime.models import check_device
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.warmup import warm_up
 
-DRAIN_TIMEOUT_S = 30.0
+DRAIN_S = 30.0
+HURRY_S = 2.0
+log = logging.getLogger(__name__)
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 Result = TransitionCallbackReturn
 
@@ -47,10 +49,9 @@ class DetectorNode(LifecycleNode):
 
     def __init__(self, name: str = "detector", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
-        parameters.declare(self)
-        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._settings: dict[str, Any] = {}
         self._model_declared = False
+        self._budget_s = DRAIN_S  # for what is under way when the node is deactivated
         self._registry: Registry | None = None
         self._pipeline: DetectionPipeline | None = None
         self._queue: JobQueue | None = None
@@ -61,6 +62,8 @@ class DetectorNode(LifecycleNode):
         self._reported: dict[str, dict[str, int]] = {}
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("snn_perception").addHandler(self._log_handler)
+        parameters.declare(self)  # last: a value that ROS refuses ends the construction here
+        self.add_on_set_parameters_callback(self._on_set_parameters)
 
     # Lifecycle
 
@@ -70,8 +73,8 @@ class DetectorNode(LifecycleNode):
             self._settings = parameters.read(self)
             self._load()
             self._make_publishers()
-        except (SnnPerceptionError, ValueError, RuntimeError, OSError) as error:
-            self.get_logger().error(f"cannot configure: {error}")
+        except Exception as error:  # rclpy would swallow it without a word
+            self._refuse("configure", error)
             self._release()
             return Result.FAILURE
         assert self._pipeline is not None
@@ -83,24 +86,23 @@ class DetectorNode(LifecycleNode):
         return Result.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> Result:
-        """Start the inference thread, then listen."""
-        assert self._pipeline is not None and self._registry is not None
-        super().on_activate(state)
-        settings = self._settings
-        self._queue = JobQueue(settings["queue_size"], settings["overload_policy"])
-        self._worker = InferenceThread(self._pipeline, self._queue, self._on_result, self._on_failed_window)
-        self._worker.start()
-        for name in settings["cameras"] or [""]:
-            window_us = self._pipeline.spec.window_us
-            self._cameras[name] = Camera(self, name, settings, self._registry, window_us, self._queue)
-        self._publish_latched()
+        """Start the inference thread, then listen; on failure the node stays inactive and says why."""
+        if self._worker is not None and self._worker.is_running:
+            self._refuse("activate", SnnPerceptionError("the last activation's inference is still at work; try later"))
+            return Result.FAILURE
+        try:
+            self._start()
+        except Exception as error:
+            self._refuse("activate", error)
+            self._stop(0.0)
+            return Result.FAILURE
         topics = ", ".join(camera.topic for camera in self._cameras.values())
         self.get_logger().info(f"active, listening on {topics}")
-        return Result.SUCCESS
+        return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> Result:
         """Stop listening, publish what is under way (the last, partial window too), and drop the streams' states."""
-        self._stop()
+        self._stop(self._budget_s)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> Result:
@@ -110,18 +112,38 @@ class DetectorNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> Result:
         """Stop and free everything, from any state."""
-        self._stop()
+        self._stop(self._budget_s)
         self._release()
         return Result.SUCCESS
 
     def on_error(self, state: LifecycleState) -> Result:
         """Free everything, so that the node can be configured again."""
-        self._stop()
+        self._stop(self._budget_s)
         self._release()
         return Result.SUCCESS
 
+    def _refuse(self, transition: str, error: Exception) -> None:
+        """Say in one line why a transition is not made."""
+        known = isinstance(error, (SnnPerceptionError, OSError))
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        self.get_logger().error(f"cannot {transition}: {' '.join(reason.split())}")
+        log.debug("cannot %s", transition, exc_info=error)
+
+    def _start(self) -> None:
+        assert self._pipeline is not None and self._registry is not None
+        settings = self._settings
+        self._queue = JobQueue(settings["queue_size"], settings["overload_policy"])
+        self._worker = InferenceThread(self._pipeline, self._queue, self._on_result, self._on_failed_window)
+        self._worker.start()
+        for name in settings["cameras"] or [""]:
+            window_us = self._pipeline.spec.window_us
+            self._cameras[name] = Camera(self, name, settings, self._registry, window_us, self._queue)
+        self._publish_label_info()
+        self._publish_vision_info()
+
     def _load(self) -> None:
         settings = self._settings
+        check_device(settings["device"])
         if not settings["checkpoint"]:
             raise SnnPerceptionError("parameter 'checkpoint' is empty; set it to the path of a .safetensors checkpoint")
         torch.set_num_threads(settings["threads"])
@@ -158,21 +180,32 @@ class DetectorNode(LifecycleNode):
             ("model.representation", spec.representation.name),
             ("model.state_policy", spec.state_policy),
         ):
-            self.declare_parameter(name, value, ParameterDescriptor(description=parameters.FROM_CHECKPOINT))
+            descriptor = ParameterDescriptor(description=parameters.FROM_CHECKPOINT)
+            self.declare_parameter(name, value, descriptor, ignore_override=True)
             self._own(name, self.undeclare_parameter)
         self._model_declared = True
 
     def _own(self, thing: Any, destroy: Any) -> None:
         self._configured.append((destroy, thing))
 
-    def _stop(self) -> None:
+    def hurry(self, *, give_up: bool) -> None:
+        """Let a deactivation to come take a moment only; with `give_up` nobody waits for room in the queue any more."""
+        self._budget_s = HURRY_S
+        if give_up and self._queue is not None:
+            self._queue.close()
+
+    def _stop(self, budget_s: float) -> None:
+        """Stop listening, finish what is queued as far as `budget_s` allows, and forget the streams."""
         for camera in self._cameras.values():
             camera.destroy()
-            camera.flush()
-        if self._worker is not None and not self._worker.stop(DRAIN_TIMEOUT_S):
-            self.get_logger().error(f"inference did not finish within {DRAIN_TIMEOUT_S:g} s; its results are lost")
-        self._cameras, self._worker, self._queue = {}, None, None
-        self._reported = {}
+            camera.flush(budget_s)
+        if self._worker is not None and (lost := self._worker.stop(budget_s)) is not None:
+            self.get_logger().error(
+                f"inference did not finish within {budget_s:g} s: {lost} window(s) and the one in hand are lost"
+            )
+        if self._worker is not None and not self._worker.is_running:
+            self._worker = None
+        self._cameras, self._queue, self._reported = {}, None, {}
 
     def _release(self) -> None:
         while self._configured:
@@ -196,12 +229,18 @@ class DetectorNode(LifecycleNode):
         figures.inference_ns.append(result.inference_ns)
         figures.latency_ns.append(result.waited_ns + result.inference_ns)
 
-    def _on_failed_window(self, job: WindowJob, error: Exception) -> None:
+    def _on_failed_window(self, job: WindowJob, error: Exception, in_step: bool) -> None:
         camera = self._cameras[job.camera]
-        camera.figures.failed_windows += 1
+        what, then = (
+            ("failed", "the camera goes on from rest") if in_step else ("was not published", "its state is kept")
+        )
+        if in_step:
+            camera.figures.failed_windows += 1
+        else:
+            camera.figures.failed_messages += 1
         self.get_logger().error(
-            f"topic '{camera.topic}': window [{job.window.t_start_us}, {job.window.t_end_us}) us failed: "
-            f"{type(error).__name__}: {error}; the camera goes on from rest",
+            f"topic '{camera.topic}': window [{job.window.t_start_us}, {job.window.t_end_us}) us {what}: "
+            f"{type(error).__name__}: {error}; {then}",
             throttle_duration_sec=2.0,
         )
 
@@ -230,11 +269,18 @@ class DetectorNode(LifecycleNode):
             self._settings[name] = value
         if self._pipeline is not None and name in ("score_threshold", "max_detections"):
             setattr(self._pipeline, name, value)
+        if self._cameras and name == "score_threshold":
+            self._publish_label_info()
 
-    def _publish_latched(self) -> None:
+    def _publish_label_info(self) -> None:
+        assert self._pipeline is not None
+        header = Header(stamp=self.get_clock().now().to_msg())
+        threshold = float(self._settings["score_threshold"])
+        self._label_info.publish(to_label_info(self._pipeline.spec.classes, header, threshold))
+
+    def _publish_vision_info(self) -> None:
         assert self._pipeline is not None
         spec, header = self._pipeline.spec, Header(stamp=self.get_clock().now().to_msg())
-        self._label_info.publish(to_label_info(spec.classes, header, float(self._settings["score_threshold"])))
         method, location = f"{spec.backbone.name}+{spec.head.name}", f"{self.get_fully_qualified_name()}/model.classes"
         self._vision_info.publish(to_vision_info(method, location, 0, header))
 
@@ -255,7 +301,7 @@ class DetectorNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Stop the inference thread and free everything."""
-        self._stop()
+        self._stop(self._budget_s)
         self._release()
         logging.getLogger("snn_perception").removeHandler(self._log_handler)
         super().destroy_node()
@@ -267,21 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(parameters.usage("detector_node"))
         return 0
-    rclpy.init(args=["detector_node", *arguments])
-    node = DetectorNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        if node.get_parameter("autostart").value and node.trigger_configure() == Result.SUCCESS:
-            node.trigger_activate()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node(DetectorNode, "detector_node", arguments)
 
 
 if __name__ == "__main__":

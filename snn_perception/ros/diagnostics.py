@@ -17,8 +17,10 @@ def camera_status(node_name: str, camera: Camera, queued: int, previous: dict[st
     lost = {
         "dropped windows": figures.dropped_windows,
         "failed windows": figures.failed_windows,
+        "failed messages": figures.failed_messages,
         "bad packets": figures.bad_packets,
         "lost packets": counts.lost_packets,
+        "duplicate packets": counts.duplicates,
         "undecodable data": counts.losses.total,
         "stream gaps": windower.gaps if windower else 0,
         "state resets": figures.resets,
@@ -40,7 +42,6 @@ def camera_status(node_name: str, camera: Camera, queued: int, previous: dict[st
         "packets": counts.packets,
         "events": counts.events,
         "sequence gaps": counts.sequence_gaps,
-        "duplicate packets": counts.duplicates,
         "stream restarts": counts.restarts,
         "windows": windower.windows if windower else 0,
         "disordered events": windower.disordered if windower else 0,

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# name: (default, description). An empty checkpoint is refused by the node itself, in words.
+# name: (default, description). What is empty is not passed on: the parameter file, or the node's default, holds.
 DETECTOR_ARGUMENTS = {
     "checkpoint": ("", "path of the model, a .safetensors checkpoint"),
     "events": ("/event_camera/events", "topic of the event packets"),
     "detections": ("detections", "topic of the detections"),
     "namespace": ("", "namespace of the node"),
-    "device": ("cpu", "cpu, cuda, cuda:1 ..."),
-    "score_threshold": ("0.3", "detections below it are not published"),
+    "device": ("", "cpu, cuda, cuda:1 ..."),
+    "score_threshold": ("", "detections below it are not published"),
     "params_file": ("", "YAML file of parameters; the package's detector.yaml where empty"),
     "autostart": ("true", "configure and activate at once"),
 }
+OVERRIDES = ("checkpoint", "device", "score_threshold", "autostart")
 PLAYER_ARGUMENTS = {
     "recording": ("", "recording or bag to play"),
     "rate": ("1.0", "1.0 is real time, 0 as fast as it goes"),
@@ -34,7 +35,7 @@ def detector_node(values: Mapping[str, Any], default_params_file: str) -> dict[s
         "output": "screen",
         "parameters": [
             values["params_file"] or default_params_file,
-            {name: values[name] for name in ("checkpoint", "device", "score_threshold", "autostart")},
+            {name: values[name] for name in OVERRIDES if values[name] != ""},
         ],
         "remappings": [("events", values["events"]), ("detections", values["detections"])],
     }
@@ -88,7 +89,7 @@ def typed(values: Mapping[str, str]) -> dict[str, Any]:
     """Return the argument texts with numbers and booleans as such, since node parameters are typed."""
     typed: dict[str, Any] = dict(values)
     for name in ("score_threshold", "rate"):
-        if name in typed:
+        if typed.get(name):
             typed[name] = float(typed[name])
     for name in ("autostart", "loop"):
         if name in typed:

@@ -76,6 +76,7 @@ class LiveRun:
         self._log_path = log
         self._namespace = f"/live_{os.getpid()}_{next(_runs)}"
         self._messages: list[bytes] = []
+        self._player: subprocess.Popen[bytes] | None = None
         self._diagnostics: dict[str, str] = {}
 
     def __enter__(self) -> LiveRun:
@@ -105,6 +106,8 @@ class LiveRun:
             self._node.destroy_node()
             rclpy.shutdown(context=self._context)
         _end(self._detector)
+        if self._player is not None:
+            _end(self._player)
         self._log.close()
 
     def transition(self, transition: int) -> bool:
@@ -148,11 +151,16 @@ class LiveRun:
             stdout=subprocess.PIPE,
         )
         try:
+            since, seen = time.monotonic(), None
             while player.poll() is None:
                 self._executor.spin_once(timeout_sec=0.05)
                 self._require_detector()
                 if on_wait:
                     on_wait(len(self._messages) - begin)
+                if (now := (len(self._messages), self._received())) != seen:
+                    since, seen = time.monotonic(), now
+                if time.monotonic() - since > CALL_TIMEOUT_S:
+                    raise SnnPerceptionError(f"nothing has moved for {CALL_TIMEOUT_S:g} s: {self.last_error()}")
         finally:
             _end(player)
         if player.returncode:
@@ -164,6 +172,21 @@ class LiveRun:
             raise SnnPerceptionError(f"the detector node did not deactivate: {self.last_error()}")
         self._until_still(1.0)
         return LiveResult(published, tuple(bytes(raw) for raw in self._messages[begin:]), dict(self._diagnostics))
+
+    def play_until(self, recording: Path, messages: int, **parameters: Any) -> None:
+        """Play a recording until so many detection messages have come, and let the player go on."""
+        self._player = self._start(
+            "snn_perception.ros.player_node", {"recording": str(recording), "reliability": "reliable", **parameters}
+        )
+        self._wait(lambda: len(self._messages) >= messages, CALL_TIMEOUT_S, "the detector did not publish")
+
+    def send(self, number: int) -> None:
+        """Send a signal to the detector."""
+        self._detector.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int:
+        """Return the detector's exit code, once it has ended."""
+        return self._detector.wait(timeout_s)
 
     def _received(self) -> int:
         counted = ("packets", "lost packets", "bad packets", "duplicate packets")

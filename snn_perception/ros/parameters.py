@@ -11,6 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from snn_perception.errors import SnnPerceptionError
 from snn_perception.events.geometry import MODES
 
 
@@ -33,6 +34,12 @@ class Setting:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+
+    def refusal(self, value: Any) -> str:
+        """Return why `value` is not among the choices; empty if it is, or if there are none."""
+        if not self.choices or value in self.choices:
+            return ""
+        return f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}"
 
     def descriptor(self) -> ParameterDescriptor:
         """Return the ROS descriptor."""
@@ -117,9 +124,18 @@ def read(node: Node) -> dict[str, Any]:
     """Return the value of every setting; lists come without empty texts, which stand for an empty list.
 
     (An empty list as a default would not tell ROS the type of its items.)
+
+    Raises:
+        SnnPerceptionError: for a value that is not among the choices, or a camera named twice.
     """
     values = {setting.name: node.get_parameter(setting.name).value for setting in SETTINGS}
-    return {name: [v for v in value if v] if isinstance(value, list) else value for name, value in values.items()}
+    for setting in SETTINGS:  # values given at start-up have not been through `check`
+        if reason := setting.refusal(values[setting.name]):
+            raise SnnPerceptionError(reason)
+    values = {name: [v for v in value if v] if isinstance(value, list) else value for name, value in values.items()}
+    if len(set(values["cameras"])) < len(values["cameras"]):
+        raise SnnPerceptionError(f"cameras must have distinct names, got {values['cameras']}")
+    return values
 
 
 def check(changes: Iterable[Parameter], *, unconfigured: bool, model_fixed: bool) -> SetParametersResult:
@@ -137,7 +153,6 @@ def check(changes: Iterable[Parameter], *, unconfigured: bool, model_fixed: bool
         if setting.change is Change.UNCONFIGURED and not unconfigured:
             reason = f"{change.name} can change {Change.UNCONFIGURED.value}; clean the node up first"
             return SetParametersResult(successful=False, reason=reason)
-        if setting.choices and change.value not in setting.choices:
-            reason = f"{change.name} must be one of {', '.join(setting.choices)}, got {change.value!r}"
+        if reason := setting.refusal(change.value):
             return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from snn_perception.discovery import load_registry
-from snn_perception.errors import SnnPerceptionError
+from snn_perception.errors import EventDataError, SnnPerceptionError
 from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.recording import Recording, open_recording
 from snn_perception.events.stream import EventStream
@@ -27,6 +28,7 @@ from snn_perception.ros.messages import event_packet_from
 from snn_perception.types import EventArray, Packet
 
 RETRY_S = 0.002
+log = logging.getLogger(__name__)
 
 
 def recording_packets(recording: Recording, registry: Registry, interval_us: int) -> Iterator[Packet]:
@@ -47,7 +49,11 @@ def _events(recording: Recording, registry: Registry) -> Iterator[EventArray]:
         return
     stream = EventStream(registry, size=recording.size, topic=str(recording.path))
     for packet in recording.packets():
-        piece = stream.decode(packet)
+        try:
+            piece = stream.decode(packet)
+        except EventDataError as error:  # passed over, as the detector and a replay do
+            log.warning("%s: a packet cannot be read: %s", recording.path, error)
+            continue
         if piece is not None:
             yield piece.events.to_event_array()
 

@@ -42,27 +42,29 @@ class JobQueue:
         self._waiting: dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._busy = False
 
-    def put(self, job: Job) -> int:
-        """Add a job; return how many windows were dropped for it. Under ``block`` it waits for room instead."""
+    def put(self, job: Job, timeout_s: float | None = None) -> int:
+        """Add a job; return how many windows were dropped for it, itself included once the queue is closed.
+
+        Under ``block`` it waits for room; where a `timeout_s` runs out first, the oldest window is dropped after all.
+        """
         dropped = 0
         with self._changed:
             if isinstance(job, WindowJob):
                 if self._policy == "block":
-                    self._changed.wait_for(lambda: self._closed or self._count(job.camera) < self._size)
-                while self._count(job.camera) >= self._size and not self._closed:
+                    self._changed.wait_for(lambda: self._closed or self._count(job.camera) < self._size, timeout_s)
+                if self._closed:
+                    return 1
+                while self._count(job.camera) >= self._size:
                     self._drop_oldest(job.camera)
                     dropped += 1
                 self._waiting[job.camera] = self._count(job.camera) + 1
-            if self._closed:
-                return dropped
             self._jobs.append(job)
             self._changed.notify_all()
         return dropped
 
     def get(self) -> Job | None:
-        """Return the next job when there is one, None once the queue is closed and empty. Call `done` after it."""
+        """Return the next job when there is one, None once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or bool(self._jobs))
             if not self._jobs:
@@ -70,20 +72,18 @@ class JobQueue:
             job = self._jobs.popleft()
             if isinstance(job, WindowJob):
                 self._waiting[job.camera] -= 1
-            self._busy = True
             self._changed.notify_all()
             return job
 
-    def done(self) -> None:
-        """Say that the last job taken is finished."""
+    def discard(self) -> int:
+        """Close the queue and throw away what is in it; return how many windows that were."""
         with self._changed:
-            self._busy = False
+            self._closed = True
+            lost = sum(isinstance(job, WindowJob) for job in self._jobs)
+            self._jobs.clear()
+            self._waiting.clear()
             self._changed.notify_all()
-
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until every job is finished; return False if that took longer than `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._jobs and not self._busy, timeout_s)
+            return lost
 
     def close(self) -> None:
         """Let waiting callers go; jobs still queued are handed out, new ones are not taken."""

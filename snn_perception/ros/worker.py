@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from snn_perception.ros.queue import JobQueue, ResetJob, WindowJob
 from snn_perception.runtime.pipeline import DetectionPipeline
@@ -32,7 +32,8 @@ class InferenceThread:
 
     Args:
         on_result: called in this thread after each window; it publishes.
-        on_error: called in this thread when a window failed; that camera then starts again from rest.
+        on_error: called in this thread with the job, what went wrong, and whether the window itself failed, so that its
+            camera starts again from rest, or only `on_result`.
     """
 
     def __init__(
@@ -40,48 +41,67 @@ class InferenceThread:
         pipeline: DetectionPipeline,
         queue: JobQueue,
         on_result: Callable[[WindowResult], None],
-        on_error: Callable[[WindowJob, Exception], None],
+        on_error: Callable[[WindowJob, Exception, bool], None],
     ) -> None:
         self._pipeline, self._queue = pipeline, queue
         self._on_result, self._on_error = on_result, on_error
         self._streams: dict[str, StreamState] = {}
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
         """Start the thread; every camera begins at rest."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> bool:
-        """Finish the queued jobs and end the thread; return False if it is still busy after `timeout_s`."""
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is still at work."""
+        return self._thread.is_alive()
+
+    def stop(self, timeout_s: float) -> int | None:
+        """Finish the queued jobs and end the thread.
+
+        Returns None when all is done. After `timeout_s` it returns how many queued windows were thrown away; the step
+        in hand may go on for a while (see `is_running`), but its result goes nowhere.
+        """
         self._queue.close()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if not self.is_running:
+            return None
+        self._abandoned = True
+        return self._queue.discard()
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            try:
-                if isinstance(job, ResetJob):
-                    self._reset(job.camera)
-                else:
-                    self._infer(job)
-            finally:
-                self._queue.done()
+            if isinstance(job, ResetJob):
+                self._reset(job.camera)
+            else:
+                self._infer(job)
 
     def _reset(self, camera: str) -> None:
-        old = self._streams.get(camera, StreamState())
         # The time stays, so that a gap just after the reset is still seen; only the membranes go to rest.
-        self._streams[camera] = StreamState(None, old.t_end_us, old.windows, old.gaps, old.resets + 1, old.size)
+        old = self._streams.get(camera, StreamState())
+        self._streams[camera] = replace(old, model=None, resets=old.resets + 1)
 
     def _infer(self, job: WindowJob) -> None:
         stream = self._streams.get(job.camera, StreamState())
         begin_ns = time.monotonic_ns()
         try:
-            detections, self._streams[job.camera] = self._pipeline.step(job.window, stream)
-            end_ns = time.monotonic_ns()
-            self._on_result(
-                WindowResult(job, detections, self._streams[job.camera], begin_ns - job.closed_ns, end_ns - begin_ns)
-            )
+            detections, stream = self._pipeline.step(job.window, stream)
         except Exception as error:  # a node must outlive one bad window, whatever a plugin raised
-            log.debug("window [%d, %d) us failed", job.window.t_start_us, job.window.t_end_us, exc_info=True)
+            self._fail(job, error, True)
             self._reset(job.camera)
-            self._on_error(job, error)
+            return
+        end_ns = time.monotonic_ns()
+        self._streams[job.camera] = stream
+        if self._abandoned:
+            return
+        try:
+            self._on_result(WindowResult(job, detections, stream, begin_ns - job.closed_ns, end_ns - begin_ns))
+        except Exception as error:  # a message that could not go out says nothing about the state
+            self._fail(job, error, False)
+
+    def _fail(self, job: WindowJob, error: Exception, in_step: bool) -> None:
+        log.debug("window [%d, %d) us failed", job.window.t_start_us, job.window.t_end_us, exc_info=error)
+        if not self._abandoned:
+            self._on_error(job, error, in_step)

@@ -39,6 +39,9 @@ class DetectionPipeline:
         score_threshold: float = 0.0,
         max_detections: int | None = None,
     ) -> None:
+        if torch.device(device).type == "cuda":
+            # TF32 keeps 10 bits of what goes into a convolution: float32 models would spike differently than on a CPU.
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.detector = detector.to(device).eval()
         self.spec = detector.spec
         self.geometry, self.max_gap_us = geometry, max_gap_us

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from snn_perception.data.shapes import moving_shapes
+from snn_perception.errors import SnnPerceptionError
 from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.rosbag2 import write_bag
+from snn_perception.ros.demo import require_success
 from snn_perception.runtime.video import count_distinct_frames
 from snn_perception.types import SensorSize
 
@@ -43,3 +45,31 @@ def test_the_demo_refuses_in_one_line(tmp_path, arguments, reason):
     assert ended.returncode == 1
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and reason in lines[0]
+
+
+GOOD = {
+    "packets_published": 700,
+    "packets_received": 700,
+    "packets_lost": 0,
+    "windows_dropped": 0,
+    "windows_failed": 0,
+    "live_equals_offline": True,
+    "frames_that_differ": 60,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"packets_received": 699}, "700 packets were published, 699 received"),
+        ({"packets_lost": 1}, "packets lost: 1"),
+        ({"windows_dropped": 2}, "windows dropped: 2"),
+        ({"windows_failed": 2}, "windows failed: 2"),
+        ({"live_equals_offline": False}, "something else than an offline replay"),
+        ({"frames_that_differ": 49}, "49 frames differ"),
+    ],
+)
+def test_the_demo_fails_when_anything_is_amiss(change, reason):
+    require_success(GOOD)
+    with pytest.raises(SnnPerceptionError, match=reason):
+        require_success({**GOOD, **change})

@@ -1,5 +1,6 @@
 """The node in this process: lifecycle, parameters, refusals, resets, two cameras, damaged messages."""
 
+import threading
 import time
 
 import numpy as np
@@ -20,6 +21,7 @@ from snn_perception.events.evt3_encode import packetize
 from snn_perception.ros.camera import event_qos
 from snn_perception.ros.detector_node import LATCHED, DetectorNode
 from snn_perception.ros.messages import event_packet_from
+from snn_perception.ros.parameters import SETTINGS
 from snn_perception.types import SensorSize
 
 SIZE = SensorSize(240, 304)
@@ -284,3 +286,94 @@ def test_every_parameter_is_described():
         assert len(descriptor.description) > 15
         if isinstance(setting.default, (int, float)) and not isinstance(setting.default, bool):
             assert descriptor.integer_range or descriptor.floating_point_range, setting.name
+
+
+def refusal(b, transition):
+    """Return the one line that the node logs when it refuses a transition."""
+    said = []
+    log = type("Log", (), {"error": lambda self, text, **_: said.append(text), "info": lambda self, text, **_: None})
+    b.detector.get_logger = log
+    assert transition() == Result.FAILURE
+    assert len(said) == 1 and "\n" not in said[0], said
+    return said[0]
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.choices], ids=lambda setting: setting.name)
+def test_a_misspelt_choice_at_start_up_is_refused_by_name(bench, setting):
+    b = bench(**{setting.name: "misspelt"})
+    text = refusal(b, b.detector.trigger_configure)
+    assert f"{setting.name} must be one of {', '.join(setting.choices)}, got 'misspelt'" in text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"device": "cuda:77"}, "device 'cuda:77' cannot be used"),
+        ({"cameras": ["left", "left"]}, "cameras must have distinct names"),
+        ({"cameras": ["left cam"]}, "left cam"),
+        ({"plugin_paths": ["no/such_plugin.py"]}, "no/such_plugin.py"),
+    ],
+)
+def test_what_cannot_be_configured_is_said_in_one_line(bench, parameters, words):
+    b = bench(**parameters)
+    assert words in refusal(b, b.detector.trigger_configure)
+
+
+def test_the_checkpoint_overrules_parameters_of_its_own(bench):
+    b = bench(**{"model.window_us": 3})
+    b.start()
+    assert b.detector.get_parameter("model.window_us").value == 50_000
+
+
+def test_label_info_follows_the_threshold(bench):
+    b = bench()
+    labels = b.listen(LabelInfo, "label_info", LATCHED)
+    b.start()
+    b.spin_until(lambda: labels and labels[-1].threshold == pytest.approx(0.5))
+    b.detector.set_parameters([Parameter("score_threshold", value=0.75)])
+    b.spin_until(lambda: labels[-1].threshold == pytest.approx(0.75))
+
+
+def test_a_stuck_inference_does_not_hold_the_node(bench):
+    b = bench(queue_size=1)
+    b.start()
+    release, entered = threading.Event(), threading.Event()
+    step = b.detector._pipeline.step
+
+    def stuck(window, stream):
+        entered.set()
+        release.wait(30)
+        return step(window, stream)
+
+    b.detector._pipeline.step = stuck
+    publisher = b.publisher()
+    b.spin_until(lambda: publisher.get_subscription_count() > 0)
+    for msg in packets(75_000):  # one window, and the beginning of the next
+        publisher.publish(msg)
+    b.spin_until(entered.is_set)
+    b.detector._budget_s = 0.2
+    assert b.detector.trigger_deactivate() == Result.SUCCESS
+    assert "still at work" in refusal(b, b.detector.trigger_activate)
+    release.set()
+    del b.detector.get_logger
+    deadline = time.monotonic() + 20
+    while b.detector._worker is not None and b.detector._worker.is_running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert b.detector.trigger_activate() == Result.SUCCESS
+
+
+def test_a_message_that_cannot_go_out_leaves_the_state_alone(bench):
+    b = bench()
+    b.start()
+    publisher = b.publisher()
+
+    def refuse(msg):
+        raise RuntimeError("cannot publish data")
+
+    b.detector._publishers_of[""].publish = refuse
+    play(b, publisher, packets())
+    figures = b.detector._cameras[""].figures
+    b.spin_until(lambda: figures.failed_messages >= 9)
+    assert figures.failed_windows == 0
+    assert b.detector._worker._streams[""].resets == 0
+    assert b.detector._worker._streams[""].windows >= 9

@@ -1,5 +1,9 @@
 """A detector process that is given a bad checkpoint: one clear line in its log, and it stays there, unconfigured."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from lifecycle_msgs.msg import State
@@ -38,3 +42,23 @@ def test_the_process_refuses_and_can_be_mended(bad_checkpoint, checkpoint, tmp_p
         run.activate()
         assert run.state() == State.PRIMARY_STATE_ACTIVE
     assert "Traceback" not in log.read_text(), "an interrupted node ends without a traceback"
+
+
+@pytest.mark.parametrize("value", ["threads:=two", "score_threshold:=3.0"])
+def test_a_parameter_that_ros_refuses_ends_the_process_in_one_line(value):
+    command = [sys.executable, "-m", "snn_perception.ros.detector_node", "--ros-args", "-p", value]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert value.split(":=")[0] in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_busy_node_in_good_order(number, checkpoint, shapes_dat, tmp_path):
+    log = tmp_path / "live.log"
+    with LiveRun({"checkpoint": str(checkpoint), "queue_size": 1000}, log) as run:
+        run.activate()
+        run.play_until(shapes_dat, messages=3, rate=0.0)
+        run.send(number)
+        assert run.wait(30) == 0
+    text = log.read_text()
+    assert "Traceback" not in text and "RCLError" not in text and "was not published" not in text, text

@@ -3,7 +3,6 @@
 import threading
 
 import numpy as np
-import pytest
 
 from snn_perception.ros.queue import JobQueue, ResetJob, WindowJob
 from snn_perception.types import EventArray, EventWindow, SensorSize
@@ -25,7 +24,6 @@ def taken(queue: JobQueue) -> list[str]:
     found = []
     while (item := queue.get()) is not None:
         found.append(name(item))
-        queue.done()
     return found
 
 
@@ -64,7 +62,6 @@ def test_block_waits_for_room_and_loses_nothing():
     def consume():
         while (item := queue.get()) is not None:
             found.append(name(item))
-            queue.done()
 
     consumer = threading.Thread(target=consume)
     filler = threading.Thread(target=lambda: [queue.put(job(k)) for k in range(200)])
@@ -86,17 +83,23 @@ def test_closing_lets_a_blocked_caller_go():
     queue.close()
     blocked.join(10)
     assert not blocked.is_alive()
-    assert taken(queue) == ["left 0"]
+    assert taken(queue) == ["left 0"], "what was queued is still handed out"
 
 
-@pytest.mark.parametrize("finish", [True, False])
-def test_drain_waits_for_the_job_in_hand(finish):
-    queue = JobQueue(2, "drop_oldest")
+def test_blocking_with_a_limit_drops_the_oldest_after_all():
+    queue = JobQueue(1, "block")
     queue.put(job(0))
-    queue.get()
-    if finish:
-        queue.done()
-    assert queue.drain(0.05) is finish
+    assert queue.put(job(1), timeout_s=0.05) == 1
+    assert taken(queue) == ["left 1"]
+
+
+def test_discarding_says_how_many_windows_are_lost():
+    queue = JobQueue(5, "drop_oldest")
+    for item in (job(0), ResetJob("left"), job(1)):
+        queue.put(item)
+    assert queue.discard() == 2
+    assert queue.get() is None
+    assert queue.put(job(2)) == 1, "a closed queue takes nothing, and says so"
 
 
 def test_events_are_handed_on_untouched():
