@@ -6,7 +6,9 @@ import importlib
 import sys
 
 from snn_perception import __version__
-from snn_perception.cli import COMMANDS
+from snn_perception.cli import COMMANDS, NODES
+
+KNOWN = {**COMMANDS, **NODES}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,17 +20,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"snn_perception {__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
+    if arguments[0] not in KNOWN:
         print(f"error: unknown command {arguments[0]!r}\n\n{_overview()}", file=sys.stderr)
         return 2
-    module, _ = COMMANDS[arguments[0]]
+    module, _ = KNOWN[arguments[0]]
     code: int = importlib.import_module(module).main(arguments[1:])
     return code
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(COMMANDS.items())]
+    width = max(map(len, KNOWN))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(KNOWN.items())]
     return "\n".join(
         ["usage: python -m snn_perception COMMAND ... | --version", "", *lines, "", "COMMAND --help tells its options."]
     )

@@ -11,7 +11,7 @@ import pytest
 
 import snn_perception
 from snn_perception.__main__ import main as front
-from snn_perception.cli import COMMANDS, common
+from snn_perception.cli import COMMANDS, NODES, common
 from snn_perception.cli import plugins as plugins_command
 from snn_perception.discovery import PLUGINS_VARIABLE
 from snn_perception.errors import EventDataError
@@ -192,9 +192,17 @@ def test_help_needs_nothing_heavy(name):
     assert result.stderr == "[]\n"
 
 
+@pytest.mark.parametrize("name", NODES)
+def test_the_nodes_help_too(name):
+    pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
+    command = [sys.executable, "-m", "snn_perception", name, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"usage: {name} --ros-args -p ")
+
+
 def test_every_command_is_a_console_script_too():
     scripts = (ROOT / "setup.py").read_text()
-    assert all(f'"{name}": "{module}"' in scripts for name, (module, _) in COMMANDS.items())
+    assert all(f'"{name}": "{module}"' in scripts for name, (module, _) in {**COMMANDS, **NODES}.items())
 
 
 # ---- plugins

@@ -219,8 +219,9 @@ def test_progress_covers_all_passes(tmp_path, registry):
 
 
 def test_lost_packets_and_gaps_are_counted(tmp_path, capsys):
-    seqs = [0, 1, 2, 6, 7, 7, 9]
-    write_bag(tmp_path / "bag", [replace(support.mono_packet(i), seq=seq) for i, seq in enumerate(seqs)])
+    seqs = [0, 1, 2, 6, 7, 9]
+    packets = [replace(support.mono_packet(i), seq=seq) for i, seq in enumerate(seqs)]
+    write_bag(tmp_path / "bag", [*packets[:5], *packets[4:]])  # the fifth comes twice
     assert command.main([str(tmp_path / "bag"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["losses_by_kind"]["lost_packets"], report["sequence_gaps"], report["duplicates"]) == (4, 2, 1)

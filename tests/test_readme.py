@@ -4,6 +4,9 @@ import re
 import subprocess
 import sys
 
+import torch
+
+from snn_perception import load_registry
 from snn_perception.data.shapes import moving_shapes
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.types import SensorSize
@@ -31,3 +34,16 @@ def test_every_file_the_readme_points_to_exists():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_the_plugin_of_the_readme_loads_and_keeps_the_contract(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "snn_perception_leaky" in block]
+    path = tmp_path / "snn_perception_leaky.py"
+    path.write_text(code)
+    neuron = load_registry([path]).build("neuron", "leaky", leak=0.5)
+    spikes, v = neuron(torch.full((8, 1, 4), 1.5))
+    assert 0 < spikes.mean() < 1 and v.shape == (1, 4)
+    first, held = neuron(torch.full((3, 1, 4), 1.5))
+    rest, _ = neuron(torch.full((5, 1, 4), 1.5), held)
+    assert torch.equal(torch.cat([first, rest]), spikes)

@@ -1,14 +1,19 @@
 """The commands. Each module's ``main(argv) -> int`` parses, calls one function below this layer, and prints.
 
 A command is a console script (see setup.py) and a word after ``python -m snn_perception``; the table serves the latter.
+The nodes are started in the same ways, but take ROS arguments (``--ros-args -p NAME:=VALUE``) in place of options.
 """
 
 from __future__ import annotations
 
 # Name -> (module, one line for the list).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "convert": ("snn_perception.cli.convert", "turn a recording or an author's weights into this project's form"),
+    "convert": ("snn_perception.cli.convert", "turn authors' weights into a checkpoint of this project"),
     "inspect": ("snn_perception.cli.inspect", "tell what a recording holds: events, times, rates, losses, digest"),
     "plugins": ("snn_perception.cli.plugins", "list components and options, or count a model's size and operations"),
     "replay": ("snn_perception.cli.replay", "run a detector over a recording, window by window"),
+}
+NODES: dict[str, tuple[str, str]] = {
+    "detector_node": ("snn_perception.ros.detector_node", "the ROS 2 node: event packets in, detections out"),
+    "player_node": ("snn_perception.ros.player_node", "publish a recording as the camera would have (ROS 2)"),
 }

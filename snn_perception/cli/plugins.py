@@ -117,11 +117,25 @@ def _default_text(option: dict[str, Any]) -> str:
     return "(required)" if option["required"] else repr(option["default"])
 
 
+def _elsewhere(name: str, registry: Registry) -> str:
+    """Return where else than among the presets a name stands; empty if nowhere."""
+    from snn_perception.registry import KINDS
+
+    found = [f"{kind}:{name}" for kind in KINDS if kind != "preset" and name in registry.names(kind)]
+    return f"'{name}' is not a preset; did you mean {' or '.join(repr(hit) for hit in found)}?" if found else ""
+
+
 def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) -> None:
     from snn_perception.cost import cost_of
     from snn_perception.detector import build_preset
+    from snn_perception.errors import PluginError
 
-    detector = build_preset(name, registry=registry)
+    try:
+        detector = build_preset(name, registry=registry)
+    except PluginError as error:
+        if name in registry.names("preset"):
+            raise
+        raise PluginError(_elsewhere(name, registry) or str(error)) from None
     cost = cost_of(detector)
     if arguments.json:
         print_json(

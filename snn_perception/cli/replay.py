@@ -29,13 +29,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("replay", "Run a detector over a recording: what the live node would publish, offline.")
+    parser = make_parser(
+        "replay",
+        "Run a detector over a recording: what the live node would publish with the same score threshold, offline.",
+    )
     parser.set_defaults(threads=1)  # the same arithmetic, and so the same bits, on every machine
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, or the name of a preset (untrained weights)")
     parser.add_argument("recording", metavar="RECORDING", type=Path, help="a file or bag of events")
     parser.add_argument("--detections", type=Path, metavar="F.jsonl", help="write one line of JSON per window here")
     parser.add_argument("--video", type=Path, metavar="F.mp4|F.gif", help="draw events and boxes into a video")
-    parser.add_argument("--score-threshold", type=_score, default=0.0, metavar="S", help="leave out detections below S")
+    parser.add_argument(
+        "--video-boxes", type=positive_int, default=10, metavar="N", help="draw the N best boxes (default: 10)"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=_score,
+        default=0.0,
+        metavar="S",
+        help="leave out detections below S (default: 0; the node's is 0.3)",
+    )
     parser.add_argument("--max-detections", type=positive_int, metavar="N", help="at most the N best of each window")
     parser.add_argument(
         "--geometry",
@@ -176,7 +188,8 @@ def _run(
             if lines:
                 lines.write(step.window, step.detections)
             if video:
-                video.write(draw_window(step.window, step.detections, spec.classes, number=number, note=model.note))
+                shown = step.detections[: arguments.video_boxes]
+                video.write(draw_window(step.window, shown, spec.classes, number=number, note=model.note))
             advance(*recording.progress())
         rates = {"overall": meter.overall(), "layers": meter.rates()} if meter else None
     if video and not video.frames:

@@ -134,7 +134,7 @@ class DatRecording(Recording):
             largest_x, largest_y, odd = max(largest_x, int(x)), max(largest_y, int(y)), odd + int(odd_here)
             events += len(words)
         if not events:
-            raise EventDataError(f"{self.path}: states no sensor size and holds no events; give the size by hand")
+            raise EventDataError(f"{self.path}: states no sensor size and holds no events; give the size: --size WxH")
         if 2 * odd > events:  # polarity is 0 or 1 in 4 bits: other bytes than events miss that 7 times in 8
             raise EventDataError(f"{self.path}: holds no DAT header, and its bytes are no DAT events; not a DAT file")
         size = SensorSize(largest_y + 1, largest_x + 1)

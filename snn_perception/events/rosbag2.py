@@ -74,7 +74,7 @@ class BagRecording(Recording):
         if first is None:
             raise EventDataError(f"{self.path}: topic '{self.topic}' holds no messages; was the camera running?")
         self.encoding, self.frame_id = first.encoding, first.frame_id
-        self._size = self._size or first.size
+        self._size = first.size or self._size  # what the bag states holds
 
     @staticmethod
     def claims(path: Path) -> bool:

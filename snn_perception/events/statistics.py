@@ -178,8 +178,9 @@ class EventStatistics:
 
     @property
     def rate_peak_hz(self) -> float:
-        """Events per second in the fullest `PEAK_US` of sensor time."""
-        return max(int(self._tally[_PEAK]), int(self._tally[_IN_BIN])) * 1e6 / PEAK_US
+        """Events per second in the fullest `PEAK_US` of sensor time; the mean of a shorter recording."""
+        peak = max(int(self._tally[_PEAK]), int(self._tally[_IN_BIN])) * 1e6 / PEAK_US
+        return max(peak, self.rate_mean_hz)
 
     def _add_message(self, events: DecodedEvents, packet: Packet) -> None:
         self.messages += 1

@@ -29,6 +29,7 @@ MESSAGE_TYPES = {
     "event_packet": (EventPacket, packet_from_event_packet),
     "pointcloud2": (PointCloud2, packet_from_point_cloud),
 }
+FIRST_PACKET_NS = 5_000_000_000
 RECENT = 256  # windows whose latency the diagnostics summarise
 
 
@@ -75,7 +76,8 @@ class Camera:
         window_us: int,
         queue: JobQueue,
     ) -> None:
-        self.name, self.figures = name, CameraFigures(last_packet_ns=time.monotonic_ns())
+        # The first packet may take some seconds longer: discovery, a camera that is just starting.
+        self.name, self.figures = name, CameraFigures(last_packet_ns=time.monotonic_ns() + FIRST_PACKET_NS)
         self._node, self._queue = node, queue
         self._from_sensor = settings["stamp_source"] == "sensor"
         self._silence_ns = int(settings["silence_warning_s"] * 1e9)

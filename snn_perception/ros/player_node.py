@@ -12,8 +12,9 @@ from typing import Any
 
 import rclpy
 from event_camera_msgs.msg import EventPacket
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.duration import Duration
-from rclpy.exceptions import ROSInterruptException
+from rclpy.exceptions import ParameterException, ROSInterruptException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
@@ -69,11 +70,12 @@ class PlayerNode(Node):
     def __init__(self) -> None:
         super().__init__("player")
         self.declare_parameter("recording", "")
-        self.declare_parameter("rate", 1.0)
+        self.declare_parameter("rate", 1.0, ParameterDescriptor(dynamic_typing=True))  # 1 is as good as 1.0
         self.declare_parameter("interval_us", 0)
         self.declare_parameter("reliability", "best_effort")
         self.declare_parameter("wait_for_subscriptions", 1)
         self.declare_parameter("loop", False)
+        self._check()
         self._registry = load_registry()
         self._recording = open_recording(self._value("recording"), self._registry)
         # Reliable means that nothing may be lost: keep all, and let a full writer hold the player back.
@@ -82,6 +84,16 @@ class PlayerNode(Node):
             EventPacket, "events", event_qos(0 if reliable else 1000, self._value("reliability"))
         )
         self.published = self.held_back = 0
+
+    def _check(self) -> None:
+        """Raise SnnPerceptionError for a parameter that makes no sense."""
+        rate, reliability = self._value("rate"), self._value("reliability")
+        if not self._value("recording"):
+            raise SnnPerceptionError("parameter 'recording' is empty; set it with --ros-args -p recording:=PATH")
+        if not isinstance(rate, (int, float)) or isinstance(rate, bool) or rate < 0:
+            raise SnnPerceptionError(f"rate must be a number of at least 0 (as fast as it goes), got {rate!r}")
+        if reliability not in ("best_effort", "reliable"):
+            raise SnnPerceptionError(f"reliability must be best_effort or reliable, got {reliability!r}")
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -97,6 +109,8 @@ class PlayerNode(Node):
 
     def _wait_for_subscriptions(self) -> None:
         wanted = self._value("wait_for_subscriptions")
+        if self._publisher.get_subscription_count() < wanted:
+            self.get_logger().info(f"waiting for {wanted} subscription(s) on {self._publisher.topic_name}")
         while rclpy.ok() and self._publisher.get_subscription_count() < wanted:
             rclpy.spin_once(self, timeout_sec=0.05)
 
@@ -126,19 +140,23 @@ class PlayerNode(Node):
 
 def main(argv: list[str] | None = None) -> int:
     """Play one recording; the last line on stdout tells how many packets went out. Returns the exit code."""
-    rclpy.init(args=sys.argv if argv is None else ["player_node", *argv])
+    arguments = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: player_node --ros-args -p recording:=PATH [-p NAME:=VALUE ...]\n\n{PlayerNode.__doc__}")
+        return 0
     node = None
     try:
+        rclpy.init(args=["player_node", *arguments])
         node = PlayerNode()
         node.play()
-        print(json.dumps({"published": node.published, "held_back": node.held_back}), flush=True)
-    except SnnPerceptionError as error:
-        print(f"player_node: {error}", file=sys.stderr)
-        return 1
     except (KeyboardInterrupt, ExternalShutdownException, ROSInterruptException):
         pass
+    except (SnnPerceptionError, ParameterException, RuntimeError) as error:
+        print(f"player_node: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     finally:
         if node is not None:
+            print(json.dumps({"published": node.published, "held_back": node.held_back}), flush=True)
             node.destroy_node()
         rclpy.try_shutdown()
     return 0

@@ -42,8 +42,10 @@ def run_node(make: Callable[[], DetectorNode], name: str, arguments: list[str]) 
         signal.signal(number, on_signal)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    if node.get_parameter("autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-        node.trigger_activate()
+    if node.get_parameter("autostart").value:
+        started = node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        if not (started and node.trigger_activate() == TransitionCallbackReturn.SUCCESS):
+            node.get_logger().error("not started; mend what is said above and configure the node again")
     try:
         while not signals and rclpy.ok():
             executor.spin_once(timeout_sec=LOOK_S)

@@ -160,7 +160,9 @@ def _check_neuron_precision(neuron: nn.Module, current: Tensor) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             spikes, state = neuron(half, None)
     assert spikes.dtype == torch.bfloat16, f"spikes must be in the current's dtype, bfloat16, got {spikes.dtype}"
-    assert torch.equal(spikes.float(), plain), "under autocast a neuron must fire as in float32"
+    assert torch.equal(spikes.float(), plain), (
+        "under autocast a neuron must fire as in float32: start from membrane(state, current)"
+    )
     for (name, leaf), (_, expected) in zip(named_leaves(state), named_leaves(plain_state), strict=True):
         check_precision(name, leaf, torch.float32)
         assert torch.equal(leaf, expected), f"state '{name}': under autocast it must be as in float32"
