@@ -51,7 +51,7 @@ class LinearHead(nn.Module):
         return self.linear(maps[0].mean((3, 4))), None
 
     def decode(self, raw, size):
-        raise NotImplementedError
+        raise AssertionError("counting needs neither boxes nor losses")
 
     loss = decode
 
