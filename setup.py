@@ -26,6 +26,7 @@ PLUGINS = {
     "neurons": "snn_perception_plugins.neurons",
     "st_vgg": "snn_perception_plugins.st_vgg",
     "ssd": "snn_perception_plugins.ssd",
+    "datasets": "snn_perception_plugins.datasets",
 }
 
 core_packages = find_packages(include=["snn_perception", "snn_perception.*"])

@@ -8,7 +8,26 @@ from snn_perception.boxes import (
     iou_matrix,
     xyxy_to_cxcywh,
 )
+from snn_perception.data.dataset import Dataset, DatasetReport, LabelledRecording, LabelRules, choose_recordings
+from snn_perception.data.folders import (
+    checked_root,
+    checked_split,
+    header_fault,
+    in_turn,
+    is_half_size,
+    is_rvt_sequence,
+    list_files,
+    missing_rvt_parts,
+    pair_files,
+    split_folder,
+)
+from snn_perception.data.label_filters import LabelFilter, named_filter
+from snn_perception.data.labels import Labels, read_labels
+from snn_perception.data.pieces import Piece
+from snn_perception.data.sources import read_outline_labels, read_sequence_labels
 from snn_perception.errors import CheckpointError, EventDataError, PluginError, SnnPerceptionError, SpecError
+from snn_perception.events.grid import Bins, GridRepresentation
+from snn_perception.events.letterbox import Letterbox, fit_into
 from snn_perception.events.recording import Recording
 from snn_perception.fold import Foldable, NormConv
 from snn_perception.hookspecs import hookimpl
@@ -42,10 +61,13 @@ from snn_perception.types import (
 
 __all__ = [
     "API_VERSION",
+    "Bins",
     "Chain",
     "CheckpointError",
     "Component",
     "ComponentRef",
+    "Dataset",
+    "DatasetReport",
     "DecodedEvents",
     "Detections",
     "EventArray",
@@ -54,12 +76,19 @@ __all__ = [
     "FeatureInfo",
     "Foldable",
     "FromMemoryModule",
+    "GridRepresentation",
     "ImportReport",
+    "LabelFilter",
+    "LabelRules",
+    "LabelledRecording",
+    "Labels",
+    "Letterbox",
     "Losses",
     "ModelSpec",
     "NeuronFactory",
     "NormConv",
     "Packet",
+    "Piece",
     "PluginError",
     "PointLayout",
     "Recording",
@@ -71,15 +100,31 @@ __all__ = [
     "Targets",
     "Triggers",
     "box_area",
+    "checked_root",
+    "checked_split",
+    "choose_recordings",
     "class_wise_nms",
     "clip_boxes",
     "cxcywh_to_xyxy",
+    "fit_into",
     "fold_time",
+    "header_fault",
     "hookimpl",
+    "in_turn",
     "iou_matrix",
+    "is_half_size",
+    "is_rvt_sequence",
+    "list_files",
     "membrane",
     "membrane_dtype",
+    "missing_rvt_parts",
+    "named_filter",
+    "pair_files",
     "parts_of",
+    "read_labels",
+    "read_outline_labels",
+    "read_sequence_labels",
     "resting",
+    "split_folder",
     "xyxy_to_cxcywh",
 ]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from snn_perception.errors import SpecError
+from snn_perception.events.grid import GridRepresentation
+from snn_perception.events.letterbox import Letterbox
 from snn_perception.registry import Registry
 from snn_perception.spec import ROLES, ComponentRef, ModelSpec
 from snn_perception.state import State
@@ -34,8 +36,14 @@ class Detector(nn.Module):
         self.head: Any = _build(registry, "head", spec.head, self.backbone.features, len(spec.classes), neuron)
 
     def represent(self, window: EventWindow) -> Tensor:
-        """Return the input of one window [T, 1, C, H, W]; its events must lie on the model's input grid."""
-        tensor: Tensor = self.representation(window)
+        """Return the input of one window [T, 1, C, H, W] in the weights' dtype, where they are.
+
+        Its events must lie on the grid of `spec.sensor_size`.
+        """
+        if isinstance(self.representation, GridRepresentation):
+            tensor = self.representation.to_device(window, self.device, self.dtype)
+        else:
+            tensor = self.representation(window).to(self.device, self.dtype)
         return tensor.unsqueeze(1)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Any, State]:
@@ -57,9 +65,15 @@ class Detector(nn.Module):
         return raw, {"backbone": backbone, "head": head}
 
     def decode(self, raw: Any) -> list[Detections]:
-        """Return the detections of each batch row, boxes in pixels of the model input."""
-        detections: list[Detections] = self.head.decode(raw, self.spec.sensor_size)
-        return detections
+        """Return the detections of each batch row, boxes in pixels of `spec.sensor_size`.
+
+        Where the representation enlarges its images, the head's boxes are taken back and cut to the sensor.
+        """
+        letterbox: Letterbox | None = getattr(self.representation, "letterbox", None)
+        if letterbox is None:
+            return self.head.decode(raw, self.spec.sensor_size)  # type: ignore[no-any-return]
+        found: list[Detections] = self.head.decode(raw, letterbox.target)
+        return [replace(one, xyxy=letterbox.boxes_to_source(one.xyxy)) for one in found]
 
     @torch.no_grad()  # not inference_mode: a stream's state may go on into training
     def infer(self, x: Tensor, state: State = None) -> tuple[list[Detections], State]:

@@ -50,7 +50,9 @@ def snn_representations() -> list[Component]:  # type: ignore[empty-body]
     """Events to tensors. ``factory(size: SensorSize, *, options) -> object``.
 
     Object with ``channels``, ``steps``, and ``__call__(window: EventWindow) -> Tensor [T, C, H, W]``, float32; the
-    events' pixels are those of the model input.
+    events' pixels are those of ``size``. Where it enlarges its images it has ``output_size: SensorSize`` and
+    ``letterbox``, which takes the head's boxes back. Those that derive from ``GridRepresentation`` are also filled
+    while events arrive.
     """
 
 
@@ -87,4 +89,16 @@ def snn_event_decoders() -> list[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def snn_datasets() -> list[Component]:  # type: ignore[empty-body]
-    """Labelled sets of recordings. ``factory(root, split, *, options) -> list of recordings with targets``."""
+    """Labelled sets of recordings on disk. ``factory(root, split, *, options) -> Dataset``.
+
+    `snn_perception.data.dataset` describes the product. Making it reads listings, headers and at most label files, no
+    events: a set has thousands of recordings. They come in the same order on every machine, under unique names, and
+    can be pickled, so that worker processes may open them.
+
+    Every set takes ``limit: int | None = None`` (at most so many recordings, the first of the whole set's) and
+    ``skip_faulty: bool = True`` (leave out what is damaged as far as headers tell; otherwise it stays, with `faults`);
+    a detection set also ``filter: str = "none"``, the name of a label filter.
+
+    Sets are often there in part, which is no error: `Dataset.report` says what was looked for, found, missing, faulty
+    and left out, and a split of which nothing is there comes back empty. A root that is no folder is an EventDataError.
+    """

@@ -44,7 +44,7 @@ class ModelSpec:
         representation, neuron, backbone, head: the components it is made of.
         classes: class names; a detection's class_id is an index into them.
         window_us: length of one window of sensor time.
-        stride_us: distance between window starts; equals `window_us` for models that carry state.
+        stride_us: distance between window ends, a part of `window_us`; equals it for models that carry state.
         sensor_size: size of the model's input in pixels.
         state_policy: ``carry`` passes membranes from window to window, ``per_window`` starts each from rest.
 
@@ -78,6 +78,8 @@ class ModelSpec:
         if self.stride_us == 0:
             object.__setattr__(self, "stride_us", self.window_us)
         _require(_is_int(self.stride_us) and self.stride_us > 0, "stride_us", "positive microseconds", self.stride_us)
+        if self.window_us % self.stride_us:
+            raise SpecError(f"stride_us: must be a part of the window of {self.window_us}, got {self.stride_us}")
         if self.state_policy == "carry" and self.stride_us != self.window_us:
             raise SpecError(
                 f"stride_us: a model that carries state needs {self.window_us}, as window_us, got {self.stride_us}"

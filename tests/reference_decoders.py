@@ -243,3 +243,74 @@ class Mono:
                 self.times.tell(t, len(events), leaps)
                 events.append((t, x, y, p))
         return events, [], leaps, self.times.last, losses
+
+
+class Evt2:
+    """EVT2; `Evt21` reads 64-bit words as such a word and a mask."""
+
+    def __init__(self):
+        self.high, self.wraps, self.waiting = None, 0, True
+        self.times = _KnownTimes(1)
+
+    def resync(self):
+        self.waiting = True
+
+    def words(self, packet):
+        words, ragged = words_of(packet, "I")
+        return [(word, 1) for word in words], ragged
+
+    def time(self, low):
+        return self.wraps * 2**34 + self.high * 64 + low
+
+    def decode(self, packet):
+        events, triggers, leaps, losses = [], [], [], Counter()
+        words, losses["ragged"] = self.words(packet)
+        for word, mask in words:
+            kind, low = word >> 28, word >> 22 & 63
+            if kind == 8:
+                self._take_high(word % 2**28, len(events), leaps)
+            elif kind in (0, 1):
+                columns = [(word >> 11 & 0x7FF) + k for k in range(32) if mask >> k & 1]
+                row = word & 0x7FF
+                if self.waiting:
+                    losses["unsynced"] += len(columns)
+                    continue
+                self.times.tell(self.time(low), len(events), leaps)
+                for x in columns:
+                    if x < min(packet.size.width, 2048) and row < packet.size.height:
+                        events.append((self.time(low), x, row, kind))
+                    else:
+                        losses["outside"] += 1
+            elif kind == 10:
+                if self.waiting:
+                    losses["unsynced"] += 1
+                else:
+                    self.times.tell(self.time(low), len(events), leaps)
+                    triggers.append((self.time(low), word & 1, word >> 8 & 31))
+            elif kind not in (14, 15):
+                losses["unknown"] += 1
+        return events, triggers, leaps, self.times.last, losses
+
+    def _take_high(self, value, index, leaps):
+        self.waiting = False
+        before, self.high = self.high, value
+        if before is None:
+            self.times.tell(self.time(0), index, leaps)
+        elif value != before:
+            if before - value > 2**27:
+                self.wraps += 1
+            elif value - before > 2**27 and self.wraps and (before + 2**28 - value) * 64 <= JITTER_US:
+                self.wraps -= 1
+            self.times.tell(self.time(0), index, leaps)
+
+
+class Evt21(Evt2):
+    def words(self, packet):
+        words, ragged = words_of(packet, "Q")
+        return [(word >> 32, word % 2**32) for word in words], ragged
+
+
+class Evt21e(Evt2):
+    def words(self, packet):
+        halves, _ = words_of(packet, "I")
+        return list(zip(halves[0::2], halves[1::2], strict=False)), len(packet.data) % 8

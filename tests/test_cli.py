@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -116,6 +117,28 @@ def test_tables_show_text_as_it_is(capsys):
     assert "[bold]/a[/b].dat :smile:" in out
     assert "x" * 300 in out  # not folded where there is no terminal
     assert "[red]" in out
+
+
+def test_a_pipe_gets_plain_lines(capsys):
+    common.print_rows([("name", "value"), ("plot", "first\nsecond  "), ("none", "")])
+    common.print_table(("kind", "name"), [("a", "x" * 20), ("longer", "")])
+    assert capsys.readouterr().out == (
+        "name: value\nplot: first\n      second\nnone:\n" + "kind    name\n" + f"a       {'x' * 20}\n" + "longer\n"
+    )
+    assert common.output_columns() == 100
+
+
+def test_a_terminal_gets_tables_as_wide_as_it_is(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    common.print_rows([("path", "[bold]/a[/b].dat"), ("long", "x" * 50)])
+    common.print_table(("name",), [("[red]",)])
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)  # without bold
+    assert "[bold]/a[/b].dat" in out
+    assert "[red]" in out
+    assert out.count("x") == 50
+    assert max(map(len, out.splitlines())) == 40
+    assert common.output_columns() == 40
 
 
 def test_progress_is_silent_without_a_terminal(capsys):

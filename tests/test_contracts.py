@@ -1,6 +1,8 @@
 """The contracts of snn_perception.testing, for every component that is registered; and proof that they can fail."""
 
 import copy
+import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from snn_perception.spec import ModelSpec
 from snn_perception.testing import (
     FiringMeter,
     check_backbone,
+    check_dataset,
     check_head,
     check_neuron,
     check_representation,
@@ -25,6 +28,7 @@ from snn_perception.testing import (
     wake,
 )
 from snn_perception.types import SensorSize
+from tests.dataset_support import FOUND, SOME_LABELS, TREES, ncars_tree
 
 REGISTRY = load_registry(environment=False)
 SIZE = SensorSize(64, 96)
@@ -78,6 +82,14 @@ def test_head(name):
 @pytest.mark.parametrize("name", REGISTRY.names("representation"))
 def test_representation(name):
     check_representation(REGISTRY.factory("representation", name), size=SIZE)
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("dataset"))
+def test_dataset(name, tmp_path):
+    assert name in TREES, f"tests/dataset_support.py has no tree of files for the data set '{name}': add one"
+    TREES[name](tmp_path)
+    dataset = check_dataset(functools.partial(REGISTRY.build, "dataset", name), tmp_path, registry=REGISTRY)
+    assert len(dataset) == FOUND[name]
 
 
 @pytest.mark.parametrize("name", sorted({e.plugin for e in REGISTRY.entries("preset")}))
@@ -465,7 +477,7 @@ BROKEN_REPRESENTATIONS = {
     Accumulates: "the same window must always give the same tensor",
     AbsoluteTime: "only the time inside the window may count",
     Transposed: r"expected \[steps, channels, H, W\] = \[1, 1, 64, 96\], got \[1, 1, 96, 64\]",
-    Flipped: "must change its own pixel only",
+    Flipped: "pixels without events must be as in silence",
     DropsTheLast: r"t=49999 us must change its own pixel only, changed \[\]",
     Normalised: "a window without events must give finite values",
     Whole: "expected float32, got torch.int64",
@@ -516,3 +528,58 @@ def test_small_inputs():
     window = event_window(SIZE, count=50, t_start_us=1000, length_us=100)
     assert (window.events.validate().t[0], window.events.t[-1]) == (1000, 1099) and len(window.events) == 50
     assert len(event_window(SIZE, count=0).events) == 0
+
+
+def ncars(root, split, **options):
+    return REGISTRY.build("dataset", "ncars", root, split, **options)
+
+
+def altered(change):
+    """Return the factory of a sound data set whose product is changed by a function of it and the options."""
+    return lambda root, split, **options: change(ncars(root, split, **options), options)
+
+
+def with_first(dataset, **changes):
+    first, *others = dataset.recordings
+    return replace(dataset, recordings=(replace(first, **changes), *others))
+
+
+def some_labels():
+    return SOME_LABELS[::-1], ()
+
+
+BROKEN_DATASETS = {
+    "no Dataset": (altered(lambda d, _: list(d)), "must return a Dataset, got list"),
+    "names twice": (altered(lambda d, _: with_first(d, name=d[1].name)), "names of recordings must be unique"),
+    "other split": (
+        altered(lambda d, _: replace(d, split="all")),
+        "split must be the one asked for, .* got 'all'",
+    ),
+    "miscounts": (altered(lambda d, _: replace(d, report=replace(d.report, found=1))), "report must count 6, got 1"),
+    "does not say where": (
+        altered(lambda d, _: replace(d, report=replace(d.report, looked_in="somewhere"))),
+        "report must say where it looked",
+    ),
+    "limits the wrong end": (
+        altered(lambda d, o: replace(d, recordings=d.recordings[::-1]) if "limit" not in o else d),
+        "limit=1 must give the first recording",
+    ),
+    "ignores the root": (
+        lambda root, split, **options: ncars(root if root.is_dir() else root.parent, split, **options),
+        "a root that is no folder must be an EventDataError",
+    ),
+    "cannot be pickled": (altered(lambda d, _: with_first(d, label_source=lambda: 3)), "must travel to .* processes"),
+    "labels out of order": (altered(lambda d, _: with_first(d, label_source=some_labels)), "must be in time order"),
+    "class of its own": (altered(lambda d, _: with_first(d, class_id=2)), r"class must be in range\(0, 2\), got 2"),
+    "class of a detection set": (altered(lambda d, _: replace(d, is_classification=False)), "has no class, got 0"),
+    "other size": (altered(lambda d, _: with_first(d, sensor_size=SIZE)), "must be of the set's 120x100, got 96x64"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATASETS)
+def test_a_broken_dataset_is_found(case, tmp_path):
+    ncars_tree(tmp_path)
+    check_dataset(ncars, tmp_path, registry=REGISTRY)
+    make, message = BROKEN_DATASETS[case]
+    with pytest.raises(AssertionError, match=message):
+        check_dataset(make, tmp_path, registry=REGISTRY)

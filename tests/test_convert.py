@@ -168,11 +168,17 @@ def test_a_checkpoint_of_ours_needs_no_conversion(tmp_path, capsys):
     assert "is a checkpoint of this project" in error
 
 
-def test_a_recording_is_told_from_weights(tmp_path, capsys):
+def test_a_recording_is_told_from_weights(source, tmp_path, capsys):
     write_dat(tmp_path / "shapes.dat", moving_shapes(SIZE, 20_000), SIZE)
     error = refused(capsys, tmp_path / "shapes.dat", "-o", tmp_path / "ours.safetensors")
-    assert "is a recording (dat); convert reads weights so far (.pt, .pth, .ckpt or .safetensors)" in error
-    assert "is a folder" in refused(capsys, tmp_path, "-o", tmp_path / "ours.safetensors")
+    assert "shapes.dat: is a recording, not weights; DST is .dat, .h5 or .hdf5, .raw" in error
+    assert "is a folder with one recording (shapes.dat): name it" in refused(
+        capsys, tmp_path, "-o", tmp_path / "ours.safetensors"
+    )
+    error = refused(capsys, source[1], "-o", tmp_path / "ours.dat")
+    assert "is no recording that is known here, but" in error and "ours.dat' is the name of one" in error
+    error = refused(capsys, source[1], "-o", tmp_path / "ours.safetensors", "--event-type", "12")
+    assert "--event-type is for recordings" in error
 
 
 @pytest.mark.parametrize(

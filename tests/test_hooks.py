@@ -1,5 +1,6 @@
 """Every hook has a test here, with a product that honours its contract, and a heading in docs/plugins.md."""
 
+import functools
 import inspect
 import re
 
@@ -13,6 +14,7 @@ from snn_perception.errors import EventDataError
 from snn_perception.events.recording import open_recording
 from snn_perception.registry import HOST_ARGUMENTS, KINDS
 from snn_perception.testing import (
+    check_dataset,
     check_head,
     check_neuron,
     check_representation,
@@ -119,6 +121,10 @@ def test_snn_event_decoders(plugin):
 
 def test_snn_datasets(plugin, tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "one.good").write_text("10 1 2 0\n")
-    assert [p.name for p in plugin.build("dataset", "good_set", tmp_path, "train")] == ["one.good"]
-    assert plugin.build("dataset", "good_set", tmp_path, "train", suffix=".other") == []
+    for name, text in (("one", "10 1 2 0\n"), ("two", "20 3 4 1\n"), ("three", "")):
+        (tmp_path / "train" / f"{name}.good").write_text(text)
+    make = functools.partial(plugin.build, "dataset", "good_set")
+    dataset = check_dataset(make, tmp_path, registry=plugin)
+    assert [recording.name for recording in dataset] == ["one.good", "two.good"]
+    assert len(dataset.report.faulty) == 1 and "three.good: is empty" in dataset.report.faulty[0]
+    assert len(make(tmp_path, "train", suffix=".other")) == 0

@@ -259,7 +259,9 @@ class TestOtherNetworks:
         again = Detector(spec, registry)
         load_weights(again, weights, "test")
         assert again.spec.backbone == detector.spec.backbone and again.spec.head == detector.spec.head
-        assert again.spec.representation.options == {"tbin": tbin} and len(spec.classes) == classes
+        layout = "bin_major" if tbin == 1 else "polarity_only"
+        assert again.spec.representation.options == {"tbin": tbin, "layout": layout, "presence": True}
+        assert len(spec.classes) == classes
         assert spec.classes == (("car", "pedestrian") if classes == 2 else tuple(f"class_{i}" for i in range(classes)))
         assert any("time bins" in note for note in report.notes) == (tbin > 1)
         for (name, one), (_, other) in zip(detector.state_dict().items(), again.state_dict().items(), strict=True):

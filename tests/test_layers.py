@@ -13,9 +13,9 @@ from tests.paths import ROOT
 
 PACKAGE = "snn_perception"
 PLUGINS_PACKAGE = "snn_perception_plugins"
-# Each folder of plugins/ is a family too; "neurons" is a word of the field.
+# Each folder of plugins/ is a family too; these are words of the field.
 FAMILIES = {"st_vgg", "rescat", "spikeyolo", "eas_snn", *(path.stem for path in (ROOT / "plugins").iterdir())}
-FAMILIES -= {"neurons", "__init__", "__pycache__"}
+FAMILIES -= {"neurons", "datasets", "__init__", "__pycache__"}
 
 # Every module has a place here, lowest layer first. It imports from its own layer and those below. A name covers the
 # module and everything in it, unless a longer one says otherwise.

@@ -55,6 +55,14 @@ def test_packing_refuses_what_32_bits_of_ns_cannot_hold():
         pack_points(late, 4_294_968_001)
 
 
+@pytest.mark.filterwarnings("error")
+def test_signalling_nans_are_counted_in_silence():
+    sent = points([(3, 4, 0, 1), (3, 4, 0.5, 1)], t="<f4")
+    sent["t"].view("<u4")[0] = 0x7FA00000
+    decoded = PointCloudDecoder().decode(cloud(sent))
+    assert len(decoded) == 1 and decoded.losses == Losses(unknown=1)
+
+
 def test_fields_describe_the_layout_both_ways():
     layout = layout_from_fields(FIELDS, 12, 7, 1, 0, is_bigendian=False)
     assert layout.row_step == 84 and layout.dtype.itemsize == 12 and fields_of(layout) == FIELDS

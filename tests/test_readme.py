@@ -47,3 +47,31 @@ def test_the_plugin_of_the_readme_loads_and_keeps_the_contract(tmp_path):
     first, held = neuron(torch.full((3, 1, 4), 1.5))
     rest, _ = neuron(torch.full((5, 1, 4), 1.5), held)
     assert torch.equal(torch.cat([first, rest]), spikes)
+
+
+def test_the_snippets_of_the_events_page_run_in_turn(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "events.md").read_text(), re.S)
+    (reading,) = [block for block in blocks if "events_between" in block]
+    (writing,) = [block for block in blocks if "write_bag" in block]
+    assert 'open_recording("drive.raw"' in reading and "start_us=5_000_000" in reading
+    reading = reading.replace("drive.raw", "shapes.raw").replace("5_", "1_").replace("6_000_000", "1_200_000")
+    ended = subprocess.run(
+        [sys.executable, "-c", writing + reading + "\nprint('before', len(before_label))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    windows = re.findall(r"^(\d+) (\d+) False$", ended.stdout, re.M)
+    assert [int(start) for start, _ in windows] == [1_000_000, 1_050_000, 1_100_000, 1_150_000]
+    assert all(int(count) > 0 for _, count in windows)
+    assert int(re.findall(r"before (\d+)", ended.stdout)[0]) > 0
+    assert (tmp_path / "shapes_bag").is_dir()
+
+
+def test_every_file_the_pages_point_to_exists():
+    for page in (ROOT / "docs").rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -16,7 +16,7 @@ from snn_perception.events.recording import open_recording
 from snn_perception.runtime.detections_file import read_detections
 from snn_perception.runtime.replay import WindowSource, replay
 from snn_perception.runtime.video import count_distinct_frames
-from snn_perception.types import SensorSize
+from snn_perception.types import EventArray, SensorSize
 from tests.paths import ROOT, recording_path
 from tests.runtime_support import (
     SIZE,
@@ -270,6 +270,71 @@ def test_a_failure_in_the_middle_leaves_no_files(shapes, model, tmp_path, capsys
     assert code == 1
     assert "cannot be written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Return the path of a DAT file with an event every millisecond of 200, thrice each."""
+    t = np.repeat(np.arange(1_000_000, 1_200_000, 1_000, dtype=np.int64), 3)
+    columns = (np.full(len(t), value, kind) for value, kind in ((3, "u2"), (4, "u2"), (1, "u1")))
+    write_dat(tmp_path / "copies.dat", [EventArray(*columns, t, SIZE)], SIZE)
+    return tmp_path / "copies.dat"
+
+
+@pytest.mark.parametrize(
+    ("cut", "windows"),
+    [((), 20), (("--from-s", "1.05", "--to-s", "1.1"), 5), (("--max-windows", 3), 3), (("--to-s", "1.055"), 6)],
+)
+def test_removed_duplicates_are_those_of_the_windows_and_no_loss(cut, windows, copies, capsys):
+    result, _ = told(capsys, "tiny", copies, "--drop-duplicates", *cut)
+    assert (result["windows"], result["events"], result["duplicate_events"]) == (windows, 10 * windows, 20 * windows)
+    assert not any(result["losses"].values()) and "duplicate_events" not in result["losses"]
+    assert command("tiny", copies, "--drop-duplicates", *cut) == 0
+    out = capsys.readouterr().out
+    assert f"duplicates removed: {20 * windows}\n" in out and "losses: none\n" in out
+
+
+def test_the_cut_is_rounded_outwards_to_whole_windows(copies, capsys):
+    result, _ = told(capsys, "tiny", copies, "--from-s", "1.0555", "--to-s", "1.071")
+    assert (result["t_start_us"], result["t_end_us"]) == (1_050_000, 1_080_000)
+    assert main(["--help"]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count("whole window that holds") == 2
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (
+            ("--from-s", "5"),
+            "no event from 5.0 s to the end of sensor time; the recording spans 1.000000 to 1.199000 s",
+        ),
+        (("--to-s", "0.5"), "no event from the start to 0.5 s of sensor time; the recording spans 1.000000 to"),
+        (("--from-s", "2", "--to-s", "1"), "nothing lies from 2.0 s to 1.0 s; give a later end"),
+        (("--from-s", "1", "--to-s", "1"), "nothing lies from 1.0 s to 1.0 s; give a later end"),
+        (("--size", "10x10"), "copies.dat: its header says 64x48; --size is for recordings that state none"),
+        (("--topic", "/events"), "copies.dat: --topic is not for recordings of format dat; leave it out"),
+        (("--encoding", "evt3"), "copies.dat: --encoding is not for recordings of format dat; leave it out"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(cut, message, copies, tmp_path, capsys):
+    assert command("tiny", copies, "--detections", tmp_path / "d.jsonl", *cut) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "d.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "x"])
+def test_a_time_that_is_no_number_is_wrong_usage(value, copies, capsys):
+    assert command("tiny", copies, "--from-s", value) == 2
+    assert "--from-s" in capsys.readouterr().err
+
+
+def test_a_negative_start_is_a_time_like_others(copies, capsys):
+    assert told(capsys, "tiny", copies, "--from-s", "-1")[0]["windows"] == 20
+
+
+def test_a_folder_of_recordings_tells_their_names(copies, tmp_path, capsys):
+    assert command("tiny", tmp_path) == 1
+    assert "is a folder with one recording (copies.dat): name it" in capsys.readouterr().err
 
 
 # Real recordings

@@ -344,6 +344,23 @@ def test_unknown_and_unfit_topics_list_what_there_is(tmp_path):
         assert f"'{topic}'" in str(caught.value)
 
 
+def test_a_cut_off_database_is_told_of(tmp_path):
+    """Within its last page sqlite takes what is missing for zeros, in which a row can vanish without a word."""
+    path = support.sqlite_file(tmp_path / "a.db3", {TOPIC: EVENT_PACKET}, support.event_rows(packets(3)))
+    assert BagRecording(path).notes == []
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    assert f"is cut off: {len(data) - 1} of {len(data)} bytes" in BagRecording(path).notes[0]
+
+
+def test_damaged_names_stay_on_one_line(tmp_path):
+    topics = {f"/a\n\x00{number}": "type\nof " + "nothing" * 99 for number in range(50)}
+    path = support.sqlite_file(tmp_path / "a.db3", topics, [])
+    with pytest.raises(EventDataError, match=r"topics: /a\?\?0 \(type\?of noth") as caught:
+        BagRecording(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
 def test_no_event_topic(tmp_path):
     path = support.sqlite_file(tmp_path / "a.db3", {"/imu": "sensor_msgs/msg/Imu"}, [])
     with pytest.raises(EventDataError, match="expected a topic of type event_camera_msgs/msg/EventPacket or"):

@@ -61,6 +61,31 @@ def test_a_lower_number_is_a_new_stream_with_a_new_decoder():
     assert (camera.counts.restarts, camera.counts.lost_packets) == (1, 0)
 
 
+def test_a_lost_packet_that_comes_late_is_left_out():
+    camera = stream()
+    packets = [replace(p, stamp_ns=1_000 * k) for k, p in enumerate(packets_of(10, 20, 30, 40, 50))]
+    for packet in (packets[0], packets[3]):
+        camera.decode(packet)
+    assert camera.decode(packets[1]) is None
+    assert camera.decode(packets[2]) is None
+    piece = camera.decode(packets[4])
+    assert piece.events.t.tolist() == [50] and not piece.lossy and not piece.restarted
+    counts = camera.counts
+    assert (counts.packets, counts.late_packets, counts.lost_packets, counts.restarts) == (3, 2, 2, 0)
+
+
+@pytest.mark.parametrize(("seq", "stamp_ns"), [(2, 9_000), (0, 500), (6, 500)])
+def test_a_lower_number_with_a_later_stamp_or_that_was_not_missing_is_a_new_stream(seq, stamp_ns):
+    camera = stream()
+    for packet in packets_of(10, 20, 30, 40, 50, 60, 70, 80):
+        if packet.seq not in (2, 3):
+            camera.decode(replace(packet, stamp_ns=1_000 * packet.seq))
+    piece = camera.decode(replace(tiny_packet([(5, True)], seq), stamp_ns=stamp_ns))
+    assert piece.restarted and camera.counts.late_packets == 0
+    again = camera.decode(replace(tiny_packet([(15, True)], seq + 1), stamp_ns=stamp_ns - 100))
+    assert not again.restarted and again.events.t.tolist() == [15]
+
+
 def test_another_size_is_a_new_stream():
     camera = stream()
     camera.decode(tiny_packet([(10, True)], seq=1))
@@ -202,42 +227,3 @@ def test_how_the_stream_was_cut_into_packets_does_not_show(steps, cuts):
         (w.t_start_us, w.events.t.tolist(), w.lossy) for w in parts
     ]
     assert maker.stream.counts.events == sum(is_event for _, is_event in known)
-
-
-class TestClock:
-    """Stamps follow the sensor's own time through jumps of it."""
-
-    @staticmethod
-    def ends(packets, max_gap_us=1_000_000):
-        """Return (window end in us, host time of it in us) of every window."""
-        windows = PacketWindows(REGISTRY, 10_000, max_gap_us=max_gap_us)
-        found = []
-        for packet in packets:
-            found += [(w.t_end_us, windows.clock.to_host_ns(w.t_end_us) // 1000) for w in windows.push(packet)]
-        return found
-
-    @staticmethod
-    def packet(t_us, host_us, seq):
-        return replace(tiny_packet([(t_us, True)], seq), stamp_ns=host_us * 1000)
-
-    def test_a_steady_stream_keeps_its_smallest_offset(self):
-        late = [0, 400, 90, 7_000, 0, 30, 5, 800]
-        packets = [self.packet(5_000 * k, 1_000_000 + 5_000 * k + late[k], k) for k in range(8)]
-        assert self.ends(packets) == [(10_000 * k, 1_000_000 + 10_000 * k) for k in range(1, 4)]
-
-    @pytest.mark.parametrize("jump_us", [-100_000_000, 3_600_000_000])
-    def test_a_jump_of_sensor_time_does_not_show_in_the_stamps(self, jump_us):
-        sensor = [200_000_000 + 5_000 * k + (jump_us if k >= 6 else 0) for k in range(12)]
-        host = [1_000_000_000 + 5_000 * k for k in range(12)]
-        found = self.ends([self.packet(t, h, k) for k, (t, h) in enumerate(zip(sensor, host, strict=True))])
-        before = [(t, h) for t, h in found if t < 200_100_000 and t > 200_000_000]
-        after = [(t, h) for t, h in found if not 200_000_000 < t < 200_100_000]
-        assert before and after
-        assert all(h - t == 800_000_000 for t, h in before)
-        assert all(h - (t - jump_us) == 800_000_000 for t, h in after)
-
-    def test_the_offset_follows_a_drift(self):
-        drift = 200e-6
-        packets = [self.packet(10_000 * k, 10**9 + int(10_000 * k * (1 + drift)), k) for k in range(12_000)]
-        t, host = self.ends(packets)[-1]
-        assert abs(host - (10**9 + t * (1 + drift))) < 30_000_000 * drift

@@ -1,6 +1,8 @@
 """Values at the borders: what is accepted, what is refused with which words, and what comes out of their methods."""
 
+import copy
 import dataclasses
+import pickle
 from contextlib import nullcontext
 
 import numpy as np
@@ -175,3 +177,44 @@ def test_losses_add_up():
     assert Losses(1, 2, 3, 4) + Losses(10, 20, 30, 40) == Losses(11, 22, 33, 44)
     assert Losses(1, 2, 3, 4).total == 10
     assert len(Triggers.empty()) == 0
+
+
+def test_splitting_decoded_events_loses_nothing():
+    n = 10
+    t = np.arange(n, dtype=np.int64) * 10
+    column = np.zeros(n, np.uint16)
+    triggers = Triggers(np.array([5, 50, 95], np.int64), np.zeros(3, np.uint8), np.zeros(3, np.uint8))
+    leaps = np.array([[0, -1, 0], [5, 40, 50], [9, 80, 90]], np.int64)
+    size = SensorSize(4, 4)
+    whole = DecodedEvents(
+        column, column, column.astype(np.uint8), t, size, "us", 95, leaps, triggers, Losses(outside=3)
+    )
+    for at in range(n + 1):
+        front, rest = whole.split(at)
+        assert (len(front), len(rest)) == (at, n - at)
+        assert [*front.t, *rest.t] == t.tolist()
+        moved = rest.leaps + [at, 0, 0]
+        assert np.concatenate([front.leaps, moved]).tolist() == leaps.tolist()
+        assert [*front.triggers.t, *rest.triggers.t] == [5, 50, 95]
+        assert (front.losses.total, rest.losses.total) == (3, 0)
+        assert (front.t_reached, rest.t_reached) == (t[at - 1] if at else None, 95)
+
+
+def test_joined_events_behave_as_events():
+    parts = [events([1, 2]), events([3]), events([4, 9])]
+    joined, plain = EventArray.joined(parts, SIZE), EventArray.concatenate(parts, SIZE)
+    assert len(joined) == 5
+    for made in (
+        joined,
+        dataclasses.replace(joined, t=joined.t + 0),
+        dataclasses.replace(EventArray.joined(parts, SIZE)),
+        pickle.loads(pickle.dumps(EventArray.joined(parts, SIZE))),
+        copy.deepcopy(EventArray.joined(parts, SIZE)),
+        EventArray.joined(parts, SIZE)[:],
+    ):
+        assert len(made) == 5 and made.validate() is made
+        for name in "xypt":
+            np.testing.assert_array_equal(getattr(made, name), getattr(plain, name))
+    assert len(EventArray.joined([], SIZE)) == 0 and EventArray.joined([], SIZE).t.dtype == np.int64
+    with pytest.raises(AttributeError, match="z"):
+        joined.z  # noqa: B018

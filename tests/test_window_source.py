@@ -32,7 +32,7 @@ class InMemory(Recording):
     def packets(self):
         return iter(self._packets)
 
-    def chunks(self, max_events=1 << 16):
+    def chunks(self, max_events=1 << 16, *, start_us=None, align_us=None):
         return iter(self._chunks)
 
 
@@ -101,6 +101,7 @@ def test_losses_are_told_by_kind():
         "lost_packets": 3,
         "sequence_gaps": 1,
         "bad_packets": 0,
+        "late_packets": 0,
         "duplicates": 1,
         "restarts": 1,
         "outside": 0,
@@ -145,3 +146,70 @@ def test_a_real_stream_cut_into_other_packets_gives_the_same_windows(name):
     for one, other in zip(expected, recut, strict=True):
         for column in "xypt":
             np.testing.assert_array_equal(getattr(one.events, column), getattr(other.events, column))
+
+
+@pytest.mark.parametrize("is_packets", [False, True])
+def test_duplicates_are_left_out_on_request_and_counted(is_packets):
+    events = decoded([(1_000, True), (1_500, True)])
+    twice = DecodedEvents(*(np.repeat(getattr(events, name), 2) for name in "xypt"), SIZE, t_reached=1_500)
+    recording = InMemory([tiny_packet([(1_000, True), (1_000, True)], 0)]) if is_packets else InMemory(chunks=[twice])
+    plain, without = source_of(recording), source_of(recording, drop_duplicates=True)
+    kept, cut = (sum(len(window.events) for window in source) for source in (plain, without))
+    assert (plain.duplicate_events, without.duplicate_events) == (0, kept - cut)
+    assert (kept, cut) == ((2, 1) if is_packets else (4, 2))
+
+
+def with_copies(t, copies, before=-1):
+    """Return events at times `t`, each `copies` times."""
+    events = decoded([(time, True) for time in t], before=before)
+    return DecodedEvents(*(np.repeat(getattr(events, name), copies) for name in "xypt"), SIZE, t_reached=int(t[-1]))
+
+
+def recording_of_copies(is_packets, copies, each_us=1_000, until_us=100_000, cut=7):
+    """Return a recording with an event every millisecond, so many times each, in pieces of `cut` times."""
+    t = list(range(0, until_us, each_us))
+    parts = [t[at : at + cut] for at in range(0, len(t), cut)]
+    if not is_packets:
+        return InMemory(chunks=[with_copies(part, copies) for part in parts])
+    return InMemory(
+        [tiny_packet([(time, True) for time in part for _ in range(copies)], seq) for seq, part in enumerate(parts)]
+    )
+
+
+@pytest.mark.parametrize("is_packets", [False, True])
+@pytest.mark.parametrize(("begin", "end"), [(None, None), (20_000, 50_000), (25_000, 55_000), (None, 30_000)])
+@pytest.mark.parametrize("stride_us", [None, 5_000])
+def test_only_duplicates_within_the_windows_shown_are_counted(is_packets, begin, end, stride_us):
+    recording = recording_of_copies(is_packets, 3)
+    source = source_of(recording, start_us=begin, stop_us=end, stride_us=stride_us, drop_duplicates=True)
+    windows = list(source)
+    first, last = windows[0].t_start_us, windows[-1].t_end_us
+    expected = sum(first <= t < last for t in range(0, 100_000, 1_000))
+    assert expected >= 30
+    assert source.duplicate_events == 2 * expected
+
+
+@pytest.mark.parametrize("is_packets", [False, True])
+def test_duplicates_are_counted_up_to_the_window_that_was_taken_last(is_packets):
+    source = source_of(recording_of_copies(is_packets, 2, cut=40), drop_duplicates=True)
+    windows = iter(source)
+    for number in range(1, 6):
+        next(windows)
+        assert source.duplicate_events == 10 * number
+    assert len(list(windows)) == 5 and source.duplicate_events == 100
+
+
+def test_duplicates_after_a_jump_back_count_when_their_windows_come():
+    parts = [with_copies([500_000, 505_000], 2), with_copies([100_000, 105_000, 111_000], 2)]
+    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in "xypt"]
+    leaps = np.array([[4, 505_000, 100_000]], np.int64)
+    jumped = DecodedEvents(*columns, SIZE, t_reached=111_000, leaps=leaps)
+    source = source_of(InMemory(chunks=[jumped]), drop_duplicates=True)
+    counts = [(window.t_start_us, source.duplicate_events) for window in source]
+    assert counts == [(500_000, 2), (100_000, 4), (110_000, 5)]
+
+
+def test_late_duplicates_count_at_the_time_they_are_moved_to():
+    chunks = [with_copies([5_000, 12_000], 2), with_copies([9_000, 25_000], 2, before=12_000)]
+    source = source_of(InMemory(chunks=chunks), drop_duplicates=True)
+    assert [(len(window.events), source.duplicate_events) for window in source] == [(1, 1), (2, 3), (1, 4)]

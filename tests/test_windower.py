@@ -219,7 +219,7 @@ def test_windows_carry_the_name_of_their_stream():
 
 @pytest.mark.parametrize("window_us", [0, -1])
 def test_a_window_has_a_length(window_us):
-    with pytest.raises(ValueError, match="window_us must be positive"):
+    with pytest.raises(ValueError, match="window_us must be a positive multiple of stride_us"):
         Windower(window_us, SIZE)
 
 
@@ -320,3 +320,36 @@ def test_no_event_is_lost_and_windows_follow_on(known):
         assert all(window.t_start_us <= t < window.t_end_us for t in window.events.t)
     for earlier, later in pairwise(windows):
         assert later.after_gap or later.t_start_us == earlier.t_end_us
+
+
+@given(known_times(), st.lists(st.integers(0, 100), max_size=8), st.sampled_from([2, 3, 5]))
+def test_overlapping_windows_join_those_of_the_stride(known, cuts, parts):
+    """A window that ends at a multiple of the stride holds the last `parts` windows of that length, back to a gap."""
+    pushes = in_packets(known, cuts)
+    short = windows_of(Windower(WINDOW_US, SIZE, max_gap_us=MAX_GAP_US), pushes)
+    long = windows_of(Windower(parts * WINDOW_US, SIZE, stride_us=WINDOW_US, max_gap_us=MAX_GAP_US), pushes)
+    assert [w.t_end_us for w in long] == [w.t_end_us for w in short]
+    since = 0
+    for number, (window, newest) in enumerate(zip(long, short, strict=True)):
+        since = number if newest.after_gap else since
+        joined = short[max(since, number - parts + 1) : number + 1]
+        assert window.t_start_us == window.t_end_us - parts * WINDOW_US
+        assert window.events.t.tolist() == [t for part in joined for t in part.events.t.tolist()]
+        assert (window.after_gap, window.lossy) == (newest.after_gap, any(part.lossy for part in joined))
+
+
+@pytest.mark.parametrize("stride_us", [0, -1, 3_000, 20_000])
+def test_a_stride_is_a_part_of_the_window(stride_us):
+    with pytest.raises(ValueError, match="must be a positive multiple of stride_us"):
+        Windower(WINDOW_US, SIZE, stride_us=stride_us)
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=200), st.lists(st.integers(0, 200), max_size=6))
+def test_windows_partition_the_events(times, cuts):
+    events = events_at(sorted(times))
+    bounds = sorted({0, len(events), *(min(cut, len(events)) for cut in cuts)})
+    windows = windows_of(Windower(WINDOW_US, SIZE), [events[a:b] for a, b in pairwise(bounds)])
+    for name in "xypt":
+        joined = np.concatenate([getattr(window.events, name) for window in windows])
+        np.testing.assert_array_equal(joined, getattr(events, name))
+    assert all(((w.events.t >= w.t_start_us) & (w.events.t < w.t_end_us)).all() for w in windows)

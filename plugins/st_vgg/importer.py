@@ -184,8 +184,9 @@ def _spec(
     if network.in_channels % 2:
         raise _error(f"expected 2 input channels for each time bin, got {network.in_channels}")
     tbin = network.in_channels // 2
+    layout = "bin_major" if tbin == 1 else "polarity_only"
     if tbin > 1:
-        notes.append("the authors' code leaves the channels of time bins above 0 empty in training")
+        notes.append("the authors' code leaves the channels of time bins above 0 empty: layout polarity_only")
     classes: tuple[str, ...] = presets.CLASSES
     if network.num_classes != len(classes):
         classes = tuple(f"class_{i}" for i in range(network.num_classes))
@@ -202,7 +203,7 @@ def _spec(
     defaults["neuron"] = "PLIF: threshold 1, hard reset to 0, decayed input, sigmoid surrogate of alpha 4 (published)"
     defaults["state_policy"] = "carry (published)"
     window_us = _window_us(options, defaults)
-    return presets.detector_spec(backbone, head, classes=classes, window_us=window_us, tbin=tbin)
+    return presets.detector_spec(backbone, head, classes=classes, window_us=window_us, tbin=tbin, layout=layout)
 
 
 def _head_options(network: Network, options: Mapping[str, Any], defaults: dict[str, str]) -> dict[str, Any]:

@@ -53,10 +53,11 @@ def detector_spec(
     window_us: int = WINDOW_US,
     size: SensorSize | None = None,
     tbin: int = 1,
+    layout: str = "bin_major",
 ) -> ModelSpec:
     """Return an ST-VGG detector with these options of backbone and head; everything else as published."""
     return ModelSpec(
-        representation=ComponentRef("voxel_cube", {"tbin": tbin}),
+        representation=ComponentRef("voxel_cube", {"tbin": tbin, "layout": layout}),
         neuron=ComponentRef("plif", dict(PLIF)),
         backbone=ComponentRef("st_vgg", backbone),
         head=ComponentRef("ssd", head),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 # Name -> (module, one line for the list).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "convert": ("snn_perception.cli.convert", "turn authors' weights into a checkpoint of this project"),
+    "convert": (
+        "snn_perception.cli.convert",
+        "write a recording in another format, or authors' weights as a checkpoint",
+    ),
     "inspect": ("snn_perception.cli.inspect", "tell what a recording holds: events, times, rates, losses, digest"),
     "plugins": ("snn_perception.cli.plugins", "list components and options, or count a model's size and operations"),
     "replay": ("snn_perception.cli.replay", "run a detector over a recording, window by window"),

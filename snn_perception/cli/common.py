@@ -6,9 +6,12 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_perception.errors import SnnPerceptionError
@@ -23,6 +26,8 @@ EXIT_ERROR = 1  # the user's to mend, told in one line
 EXIT_USAGE = 2  # argparse's own
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 EXIT_BROKEN_PIPE = 141  # ... and for SIGPIPE: the reader of our output went away
+
+_MOST_SIDE_PX = 1 << 14  # as `types.MAX_SIDE_PX`; --help shall not wait for NumPy
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +90,35 @@ def registry_of(arguments: argparse.Namespace) -> Registry:
     return load_registry(arguments.plugins, blocked=arguments.blocked)
 
 
+def reading_registry_of(arguments: argparse.Namespace, path: Path, reader: str | None = None) -> Registry:
+    """Return a registry that reads the recording at `path`, of the core alone where one of its readers claims it.
+
+    Installed plugins bring torch, which takes seconds to load and which no reader of the core needs. They are asked
+    where the core does not know the recording or its encoding, and whenever plugins or a reader are named.
+    """
+    from snn_perception.discovery import PLUGINS_VARIABLE, load_registry
+    from snn_perception.events.recording import find_reader
+
+    if arguments.plugins or arguments.blocked or reader or os.environ.get(PLUGINS_VARIABLE) or not path.exists():
+        return registry_of(arguments)
+    core = load_registry(installed=False)
+    return core if find_reader(path, core) else registry_of(arguments)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print `value` as one JSON object on stdout. Values that JSON cannot hold are a bug here, not output."""
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and values as a table on stdout."""
+    """Print names and values on stdout: as a table for people, as lines ``name: value`` into a file or pipe."""
+    rows = list(rows)
+    if not sys.stdout.isatty():
+        for name, value in rows:
+            first, *more = value.splitlines() or [""]
+            print(f"{name}: {first}".rstrip())
+            print("".join(f"{' ' * (len(name) + 2)}{line}".rstrip() + "\n" for line in more), end="")
+        return
     from rich.table import Table
 
     table = Table(show_header=False)
@@ -103,22 +130,32 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under column names as a table on stdout."""
+    """Print rows under column names on stdout: as a table for people, as aligned columns into a file or pipe."""
+    lines = [[str(cell) for cell in row] for row in (columns, *rows)]
+    if not sys.stdout.isatty():  # no edge to fold at, and no frame in the way of grep and awk
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich.table import Table
 
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    for line in lines[1:]:
+        table.add_row(*line)
     _print(table)
 
 
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 10_000  # a file or pipe has no edge to fold at
-    Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False).print(table)  # no markup in paths
+    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(table)  # no markup in paths
+
+
+def output_columns() -> int:
+    """Return how wide a line on stdout may be: the terminal's width, 100 for a file or pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
 
 
 def positive_int(text: str) -> int:
@@ -130,6 +167,31 @@ def positive_int(text: str) -> int:
 
 
 positive_int.__name__ = "positive integer"  # argparse puts it into "invalid ... value"
+
+
+def sensor_size(text: str) -> tuple[int, int]:
+    """Return (height, width) of an option's ``WxH`` (for argparse)."""
+    width, height = (int(side) for side in text.split("x"))
+    if not (1 <= width <= _MOST_SIDE_PX and 1 <= height <= _MOST_SIDE_PX):
+        raise argparse.ArgumentTypeError(f"both sides must lie in 1..{_MOST_SIDE_PX} pixels, got {text}")
+    return height, width
+
+
+sensor_size.__name__ = "size, such as 304x240"
+
+
+def microseconds(text: str) -> int:
+    """Return an option's number of seconds in us (or of ms in ns), exactly: 0.1 is 100,000 (for argparse)."""
+    try:
+        value = Decimal(text) * 1_000_000
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not value.is_finite() or abs(value) > 1 << 62 or value != value.to_integral_value():
+        raise argparse.ArgumentTypeError(f"must be a number with at most six decimals, got {text}")
+    return int(value)
+
+
+microseconds.__name__ = "number"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,19 +1,14 @@
-"""``convert SRC -o DST``: an author's weights become a checkpoint of this project."""
+"""``convert SRC -o DST``: a recording in another format, or an author's weights as a checkpoint of this project."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from snn_perception.cli.common import make_parser, print_json, print_rows, registry_of, run
-
-if TYPE_CHECKING:
-    from snn_perception.registry import Registry
-
-WEIGHTS = ".pt, .pth, .ckpt or .safetensors"
+from snn_perception.cli import convert_recording, convert_weights
+from snn_perception.cli.common import make_parser, reading_registry_of, registry_of, run
+from snn_perception.cli.opening import told_of_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,77 +17,58 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("convert", f"Turn an author's weights ({WEIGHTS}) into a checkpoint of this project.")
-    parser.add_argument("source", metavar="SRC", type=Path, help=f"weights ({WEIGHTS}); nothing in them is executed")
-    parser.add_argument("-o", "--output", metavar="DST", type=Path, required=True, help="checkpoint (.safetensors)")
-    parser.add_argument(
-        "--importer", metavar="NAME", help="read the file as this importer does (default: the one that knows it)"
+    parser = make_parser(
+        "convert",
+        "Write a recording in another format, or an author's weights as a checkpoint of this project. Which of the two "
+        "is told from SRC.",
     )
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        type=Path,
+        help=f"a recording (file or bag), or weights ({convert_weights.WEIGHTS}); nothing in them is executed",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DST",
+        required=True,
+        help=f"recording: {convert_recording.DESTINATIONS}; weights: .safetensors",
+    )
+    convert_weights.add_options(parser.add_argument_group("weights"))
+    convert_recording.add_options(parser.add_argument_group("recordings"))
     return parser
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    source, output = arguments.source, arguments.output
-    _check_output(source, output)
-    registry = registry_of(arguments)
-    _refuse_recording(source, registry)
-    from snn_perception.checkpoint import save_checkpoint
-    from snn_perception.importing import import_weights
-
-    imported = import_weights(source, registry, importer=arguments.importer)
-    save_checkpoint(output, imported.detector, run=imported.run_record())
-    spec = imported.detector.spec
-    result = {
-        "source": str(source),
-        "sha256": imported.sha256,
-        "output": str(output),
-        "spec_hash": spec.hash(),
-        "classes": list(spec.classes),
-        "parameters": sum(parameter.numel() for parameter in imported.detector.parameters()),
-        **imported.run_record()["report"],
-    }
-    if arguments.json:
-        print_json(result)
-    else:
-        print_rows(_rows(result))
-
-
-def _check_output(source: Path, output: Path) -> None:
-    """Refuse what cannot be written before any long work."""
-    from snn_perception.errors import SnnPerceptionError
-    from snn_perception.whole_file import check_writable
-
-    if not source.exists():
-        raise SnnPerceptionError(f"{source}: no such file; expected weights ({WEIGHTS})")
-    if output.suffix != ".safetensors":
-        raise SnnPerceptionError(f"{output}: a checkpoint ends in .safetensors, got {output.suffix or 'no suffix'!r}")
-    if source.resolve() == output.resolve():
-        raise SnnPerceptionError(f"{output}: is the source itself; name another file for the checkpoint")
-    check_writable(output)
-
-
-def _refuse_recording(source: Path, registry: Registry) -> None:
+    from snn_perception.discovery import load_registry
     from snn_perception.errors import SnnPerceptionError
     from snn_perception.events.recording import find_reader
 
-    reader = find_reader(source, registry)
-    if reader or source.is_dir():
-        kind = f"is a recording ({reader})" if reader else "is a folder"
-        raise SnnPerceptionError(f"{source}: {kind}; convert reads weights so far ({WEIGHTS}), not recordings")
-
-
-def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "source", result["source"]
-    yield "sha256", result["sha256"]
-    yield "importer", result["importer"]
-    yield "tensors taken over", f"{result['matched']:,} ({result['parameters']:,} parameters)"
-    yield "missing", ", ".join(result["missing"]) or "none"
-    yield "unexpected", ", ".join(result["unexpected"]) or "none"
-    for name, origin in result["defaults"].items():
-        yield f"default: {name}", origin
-    for note in result["notes"]:
-        yield "note", note
-    yield "checkpoint", result["output"]
+    source = arguments.source
+    if not source.exists():
+        raise SnnPerceptionError(
+            f"{source}: no such file; expected a recording, or weights ({convert_weights.WEIGHTS})"
+        )
+    if arguments.importer is None:
+        registry = reading_registry_of(arguments, source, arguments.reader)
+        if arguments.reader or find_reader(source, registry):
+            convert_recording.convert(arguments, registry)
+            return
+        if source.is_dir():
+            raise SnnPerceptionError(told_of_folder(source, registry))
+        given = convert_recording.given_options(arguments)
+        if given or convert_recording.is_recording_name(arguments.output):
+            why = f"{given[0]} is for recordings" if given else f"'{arguments.output}' is the name of one"
+            raise SnnPerceptionError(
+                f"{source}: is no recording that is known here, but {why}; name its format with --reader, or give "
+                f"weights ({convert_weights.WEIGHTS}) and a DST that ends in .safetensors"
+            )
+        convert_weights.convert(arguments, registry)
+        return
+    if find_reader(source, load_registry(installed=False)):  # the core's readers; a plugin's may claim weights too
+        raise SnnPerceptionError(f"{source}: is a recording, and --importer is for weights; leave it out")
+    convert_weights.convert(arguments, registry_of(arguments))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_perception.cli.common import make_parser, positive_int, print_json, print_rows, progress_bar, registry_of, run
+from snn_perception.cli.common import (
+    make_parser,
+    microseconds,
+    positive_int,
+    print_json,
+    print_rows,
+    progress_bar,
+    registry_of,
+    run,
+    sensor_size,
+)
+from snn_perception.cli.opening import ENCODING_HELP, open_asked
 
 if TYPE_CHECKING:
     from snn_perception.events.recording import Recording
@@ -62,9 +73,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="a longer interruption resets the model (default: 1000)",
     )
+    parser.add_argument(
+        "--from-s",
+        type=microseconds,
+        metavar="S",
+        help="begin with the whole window that holds this second of sensor time",
+    )
+    parser.add_argument(
+        "--to-s",
+        type=microseconds,
+        metavar="S",
+        help="end at this second of sensor time, or with the end of the whole window that holds it",
+    )
+    parser.add_argument("--drop-duplicates", action="store_true", help="leave out events that are in the file twice")
     parser.add_argument("--max-windows", type=positive_int, metavar="N", help="stop after N windows")
     parser.add_argument("--reader", metavar="NAME", help="read the recording as this format")
+    parser.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
     parser.add_argument("--topic", help="topic of a bag that has several")
+    parser.add_argument("--size", type=sensor_size, metavar="WxH", help="sensor size in pixels, where none is stated")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
         "--wake",
@@ -102,13 +128,19 @@ _gap.__name__ = "number of milliseconds"
 
 def _replay(arguments: argparse.Namespace) -> None:
     _check_outputs(arguments)
-    from snn_perception.events.recording import open_recording
+    _check_range(arguments)
     from snn_perception.runtime.models import open_model
     from snn_perception.runtime.pipeline import DetectionPipeline
 
     registry = registry_of(arguments)
-    options = {"topic": arguments.topic} if arguments.topic else {}
-    recording = open_recording(arguments.recording, registry, reader=arguments.reader, **options)
+    recording = open_asked(
+        arguments.recording,
+        registry,
+        reader=arguments.reader,
+        topic=arguments.topic,
+        size=arguments.size,
+        encoding=arguments.encoding,
+    )
     model = open_model(arguments.model, registry, device=arguments.device)
     if model.note:
         log.warning("%s", model.note)
@@ -147,6 +179,14 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         check_video(arguments.video)
 
 
+def _check_range(arguments: argparse.Namespace) -> None:
+    from snn_perception.errors import EventDataError
+
+    begin, end = arguments.from_s, arguments.to_s
+    if begin is not None and end is not None and begin >= end:
+        raise EventDataError(f"nothing lies from {begin / 1e6} s to {end / 1e6} s; give a later end")
+
+
 def _wake(model: OpenedModel, recording: Recording, registry: Registry, windows: int) -> None:
     from snn_perception.errors import SnnPerceptionError
     from snn_perception.runtime.waking import wake_on_recording
@@ -167,6 +207,7 @@ def _run(
     model: OpenedModel,
 ) -> dict[str, Any]:
     """Replay, write the files, and return what is to be told."""
+    from snn_perception.events.span import nothing_between
     from snn_perception.runtime.detections_file import DetectionsWriter
     from snn_perception.runtime.render import draw_window
     from snn_perception.runtime.replay import WindowSource, replay
@@ -176,11 +217,21 @@ def _run(
 
     warm_up(pipeline)  # so that the first window's time is not that of compilation
     spec = pipeline.spec
-    source = WindowSource(recording, registry, spec.window_us, max_gap_us=pipeline.max_gap_us)
+    source = WindowSource(
+        recording,
+        registry,
+        spec.window_us,
+        stride_us=spec.stride_us,
+        max_gap_us=pipeline.max_gap_us,
+        start_us=arguments.from_s,
+        stop_us=arguments.to_s,
+        drop_duplicates=arguments.drop_duplicates,
+        make_filler=pipeline.make_filler,
+    )
     report = ReplayReport(spec.classes)
     with ExitStack() as stack:
         lines = stack.enter_context(DetectionsWriter(arguments.detections)) if arguments.detections else None
-        video = stack.enter_context(VideoWriter(arguments.video, 1e6 / spec.window_us)) if arguments.video else None
+        video = stack.enter_context(VideoWriter(arguments.video, 1e6 / spec.stride_us)) if arguments.video else None
         meter = stack.enter_context(_meter(pipeline)) if arguments.firing_rates else None
         advance = stack.enter_context(progress_bar(str(recording.path.name), enabled=not arguments.json))
         for number, step in enumerate(islice(replay(source, pipeline), arguments.max_windows)):
@@ -191,6 +242,8 @@ def _run(
                 shown = step.detections[: arguments.video_boxes]
                 video.write(draw_window(step.window, shown, spec.classes, number=number, note=model.note))
             advance(*recording.progress())
+        if not report.windows and (arguments.from_s is not None or arguments.to_s is not None):
+            raise nothing_between(recording, registry, arguments.from_s, arguments.to_s)
         rates = {"overall": meter.overall(), "layers": meter.rates()} if meter else None
     if video and not video.frames:
         log.warning("%s: the recording has no windows, so there is no video", arguments.video)
@@ -212,6 +265,7 @@ def _run(
         },
         **report.as_dict(),
         "losses": losses_of(source),
+        "duplicate_events": source.duplicate_events,
         "firing_rates": rates,
         "threads": arguments.threads,
         "device": arguments.device,
@@ -246,6 +300,8 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "gaps, resets", f"{result['gaps']:,}, {result['resets']:,}"
     losses = [f"{name.replace('_', ' ')} {count:,}" for name, count in result["losses"].items() if count]
     yield "losses", ", ".join([*losses, f"{result['lossy_windows']:,} windows touched"] if losses else ["none"])
+    if result["duplicate_events"]:
+        yield "duplicates removed", f"{result['duplicate_events']:,}"
     total = sum(result["detections"].values())
     per_class = ", ".join(f"{name} {count:,}" for name, count in result["detections"].items())
     yield "detections", f"{total:,} ({per_class})"

@@ -71,6 +71,35 @@ def serialize_event_packet(packet: Packet) -> bytes:
     return writer.head() + packet.data.tobytes()
 
 
+def serialize_point_cloud(packet: Packet) -> bytes:
+    """Return the packet as a serialized PointCloud2 (little endian).
+
+    Raises:
+        EventDataError: for a packet without a layout of points, or numbers that the message cannot hold.
+    """
+    from snn_perception.events.point_layout import fields_of
+
+    layout = packet.layout
+    if layout is None:
+        raise EventDataError(f"a packet of encoding {packet.encoding!r} without points cannot become a {POINT_CLOUD}")
+    writer = _Writer()
+    try:
+        writer.put("iI", *divmod(packet.stamp_ns, 1_000_000_000))
+        writer.string(packet.frame_id)
+        fields = fields_of(layout)
+        writer.put("III", layout.height, layout.width, len(fields))
+        for name, offset, datatype, count in fields:
+            writer.string(name)
+            writer.put("IBI", offset, datatype, count)
+        writer.put("?II", packet.is_bigendian, layout.dtype.itemsize, layout.row_step)
+        writer.put("I", len(packet.data))
+    except struct.error as error:
+        raise EventDataError(
+            f"cloud of {layout.width} points: a number does not fit a {POINT_CLOUD}: {error}"
+        ) from None
+    return writer.head() + packet.data.tobytes() + b"\1"  # is_dense: no point is invalid
+
+
 class _Reader:
     """A cursor over one message that never reads past its end."""
 
@@ -122,9 +151,11 @@ class _Writer:
         self._body = bytearray()
 
     def put(self, codes: str, *values: int) -> None:
+        body = self._body
         for code, value in zip(codes, values, strict=True):
-            self._body += bytes(-len(self._body) % struct.calcsize("=" + code))
-            self._body += struct.pack("<" + code, value)
+            number = struct.pack("<" + code, value)
+            body += bytes(-len(body) % len(number))
+            body += number
 
     def string(self, text: str) -> None:
         raw = text.encode() + b"\0"

@@ -15,8 +15,10 @@ MAX_TOPICS = 10_000
 # A damaged or hostile tree of pages can lead in circles. Honest work is bounded by the file: a row takes some 20 steps
 # of sqlite's machine and at least 20 bytes.
 _STEPS_AT_LEAST, _STEPS_PER_BYTE, _STEPS_PER_CALL = 20_000_000, 4, 100_000
-# Python fails to decode sqlite's own message where a damaged name is part of it.
-_ERRORS = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+_LENGTH_AT_LEAST = 1 << 20
+# Python fails to decode sqlite's own message where a damaged name is part of it. Damaged lengths can ask for more
+# memory than there is.
+_ERRORS = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
 
 
 class SqliteStorage(BagStorage):
@@ -32,6 +34,9 @@ class SqliteStorage(BagStorage):
         except _ERRORS as error:
             raise self._damaged(error) from error
         self.topics = {str(name): str(kind) for name, kind in rows}
+        stated_bytes = _stated_bytes(path)
+        if self._bytes < stated_bytes:  # sqlite may read zeros there
+            self.note(f"is cut off: {self._bytes} of {stated_bytes} bytes; messages may be missing")
         for suffix in ("-wal", "-journal"):
             beside = path.with_name(path.name + suffix)
             if beside.exists() and beside.stat().st_size:
@@ -69,7 +74,8 @@ class SqliteStorage(BagStorage):
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         database.text_factory = lambda raw: raw.decode("utf-8", "replace")
         if hasattr(database, "setlimit"):  # Python 3.11
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_MESSAGE_BYTES)
+            longest = min(MAX_MESSAGE_BYTES, max(self._bytes, _LENGTH_AT_LEAST))  # a row lies in the file
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
         steps_left = (_STEPS_AT_LEAST + _STEPS_PER_BYTE * self._bytes) // _STEPS_PER_CALL
 
         def out_of_steps() -> bool:
@@ -112,7 +118,18 @@ class SqliteStorage(BagStorage):
             yield from database.execute(fetch, row)
 
     def _damaged(self, error: Exception) -> EventDataError:
+        reason = str(error) or "its lengths are damaged"
         return EventDataError(
-            f"{self.path}: expected the sqlite3 storage of a bag, but it cannot be read ({error}); copy it again, "
+            f"{self.path}: expected the sqlite3 storage of a bag, but it cannot be read ({reason}); copy it again, "
             "or recover it with 'sqlite3 FILE .recover'"
         )
+
+
+def _stated_bytes(path: Path) -> int:
+    """Return how long a database is by its header, 0 where that does not say (SQLite file format, section 1.3)."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    if len(head) < 100 or head[24:28] != head[92:96]:  # changed since by a program that does not note the length
+        return 0
+    page_bytes = int.from_bytes(head[16:18], "big")
+    return int.from_bytes(head[28:32], "big") * (1 << 16 if page_bytes == 1 else page_bytes)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +22,23 @@ from snn_perception.events.dat_header import (
     MAX_HEADER_BYTES,
     DatHeader,
     looks_like_dat,
+    looks_like_raw,
     parse_header,
     stated_size,
 )
-from snn_perception.events.dat_kernels import HALF_WRAP_US, mend, split_words, survey
-from snn_perception.events.recording import Recording
-from snn_perception.types import DecodedEvents, Losses, SensorSize
+from snn_perception.events.dat_kernels import HALF_WRAP_US, WRAP_US, first_word_at, mend, split_words, survey
+from snn_perception.events.dat_seek import TimeSamples, sample_times
+from snn_perception.events.event_file import EventFile, kind_of, opened
+from snn_perception.events.recording import CHUNK_EVENTS, from_time_on, in_time_order
+from snn_perception.types import NO_LOSSES, DecodedEvents, EventArray, Losses, SensorSize
 
 log = logging.getLogger(__name__)
 
-CHUNK_EVENTS = 1 << 16
 _NO_LEAPS = np.empty((0, 3), np.int64)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-class DatRecording(Recording):
+class DatRecording(EventFile):
     """A DAT file, types 0 and 12.
 
     Time is unwrapped to int64: a drop of more than 2^31 us starts the next 2^32 us. Smaller drops are disorder and stay
@@ -61,8 +63,8 @@ class DatRecording(Recording):
     def __init__(self, path: str | Path, *, size: tuple[int, int] | list[int] | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise EventDataError(f"{self.path}: expected a DAT file, got {_kind_of(self.path)}")
-        with _opened(self.path) as file:
+            raise EventDataError(f"{self.path}: expected a DAT file, got {kind_of(self.path)}")
+        with opened(self.path) as file:
             head = file.read(MAX_HEADER_BYTES + 2)
             self._total = file.seek(0, io.SEEK_END)
         self.header: DatHeader = parse_header(head, self.path)
@@ -72,67 +74,88 @@ class DatRecording(Recording):
 
     @staticmethod
     def claims(path: Path) -> bool:
-        """Return whether `path` is a file called ``.dat``, or of any other name with the header of one."""
+        """Return whether `path` is a file called ``.dat`` and no RAW file, or of any name with the header of one."""
         if not path.is_file():
             return False
-        if path.suffix.lower() == ".dat":
-            return True
+        is_named_dat = path.suffix.lower() == ".dat"
         try:
             with path.open("rb") as file:
-                return looks_like_dat(file.read(MAX_HEADER_BYTES + 2))
+                head = file.read(MAX_HEADER_BYTES + 2)
         except OSError:
-            return False
+            return is_named_dat
+        return not looks_like_raw(head) if is_named_dat else looks_like_dat(head)
 
-    @property
-    def size_inferred(self) -> bool:
-        """Whether `size` is a guess from the events' coordinates."""
-        return self._stated is None
-
-    @cached_property
-    def size(self) -> SensorSize:  # type: ignore[override]
-        """Sensor size: given, stated by the header, or found by one pass over the coordinates."""
-        return self._stated or self._infer_size()
-
-    def chunks(self, max_events: int = CHUNK_EVENTS) -> Iterator[DecodedEvents]:
-        """Yield the events in pieces of at most `max_events`; t in us, unwrapped.
+    def chunks(
+        self, max_events: int = CHUNK_EVENTS, *, start_us: int | None = None, align_us: int | None = None
+    ) -> Iterator[DecodedEvents]:
+        """Yield the events in pieces of at most `max_events`; t in us, unwrapped (see `Recording.chunks`).
 
         Events outside the sensor are dropped and counted in the piece they were in; the bytes of an unfinished last
-        event are counted in the last piece.
+        event are counted in the last piece. `start_us` is found without a pass over the file, through times sampled
+        all along it.
 
         Raises:
-            ValueError: if `max_events` is not positive.
+            ValueError: if `max_events` or `align_us` is not positive.
         """
-        if max_events < 1:
-            raise ValueError(f"max_events must be at least 1, got {max_events}")
-        splitter = _Splitter(self.size)
-        ragged = 0
-        for words, tail in self._words(max_events):
-            ragged = tail
-            yield splitter.split(words, Losses(ragged=tail))
-        if ragged:
-            self._note(f"ends within an event: {ragged} bytes of {EVENT_BYTES} ignored")
+        if max_events < 1 or (align_us is not None and align_us < 1):
+            raise ValueError(f"max_events and align_us must be at least 1, got {max_events} and {align_us}")
+        offset_us = self.header.time_offset_us
+        splitter, skipped = _Splitter(self.size, offset_us), 0
+        if start_us is not None:
+            skipped, splitter.last, splitter.epoch = self._samples.before(start_us - offset_us)
+        pieces = self._pieces(splitter, max_events, skipped, align_us)
+        yield from pieces if start_us is None else from_time_on(pieces, start_us)
 
-    def progress(self) -> tuple[int, int]:
-        """Return bytes done and bytes in all."""
-        return self._done, self._total
-
-    def _words(self, max_events: int) -> Iterator[tuple[npt.NDArray[np.uint64], int]]:
-        """Yield (words [N], bytes of a ragged tail); the words are valid until the next piece."""
-        buffer = memoryview(bytearray(max_events * EVENT_BYTES))
-        self._done = self.header.data_offset
-        with _opened(self.path) as file:
+    def read(self) -> EventArray:
+        """Return all events; see `Recording.read`. They are decoded where they stay."""
+        capacity = (self._total - self.header.data_offset) // EVENT_BYTES
+        columns = _new_columns(capacity)
+        splitter, words = _Splitter(self.size, self.header.time_offset_us), _WordReader(CHUNK_EVENTS)
+        filled, in_order = 0, True
+        with opened(self.path) as file:
             file.seek(self.header.data_offset)
-            while filled := _fill(file, buffer):
-                self._done += filled
-                whole, tail = divmod(filled, EVENT_BYTES)
-                yield np.frombuffer(buffer, np.uint64, whole), tail
+            while words.read(file) and filled < capacity:
+                taken = words.take(min(len(words.waiting), capacity - filled))  # a file may have grown since
+                part = [column[filled : filled + len(taken)] for column in columns]
+                piece = splitter.split(taken, NO_LOSSES, into=part)
+                filled, in_order = filled + len(piece), in_order and piece.in_order
+        t, x, y, p = (column[:filled] for column in columns)
+        events = EventArray(x, y, p, t, self.size)
+        return events if in_order else in_time_order(events)
+
+    def _pieces(
+        self, splitter: _Splitter, max_events: int, skipped: int, align_us: int | None
+    ) -> Iterator[DecodedEvents]:
+        words = _WordReader(min(max_events, self._total // EVENT_BYTES + 1))
+        with opened(self.path) as file:
+            self._done = file.seek(self.header.data_offset + skipped * EVENT_BYTES)
+            while words.read(file):
+                self._done = file.tell()
+                if align_us is not None:
+                    while (cut := splitter.cut(words.waiting, align_us)) < len(words.waiting):
+                        yield splitter.split(words.take(cut), NO_LOSSES, align_us)
+                    if words.has_room and not words.is_at_end:
+                        continue
+                losses = Losses(ragged=words.ragged) if words.ragged else NO_LOSSES
+                yield splitter.split(words.take(), losses)
+        if words.ragged:
+            self._note(f"ends within an event: {words.ragged} bytes of {EVENT_BYTES} ignored")
+
+    @cached_property
+    def _samples(self) -> TimeSamples:
+        with opened(self.path) as file:
+            return sample_times(file, self.header.data_offset, self._total)
 
     def _infer_size(self) -> SensorSize:
         largest_x = largest_y = events = odd = 0
-        for words, _ in self._words(CHUNK_EVENTS):
-            x, y, odd_here = survey(words)
-            largest_x, largest_y, odd = max(largest_x, int(x)), max(largest_y, int(y)), odd + int(odd_here)
-            events += len(words)
+        reader = _WordReader(CHUNK_EVENTS)
+        with opened(self.path) as file:
+            file.seek(self.header.data_offset)
+            while reader.read(file):
+                words = reader.take()
+                x, y, odd_here = survey(words)
+                largest_x, largest_y, odd = max(largest_x, int(x)), max(largest_y, int(y)), odd + int(odd_here)
+                events += len(words)
         if not events:
             raise EventDataError(f"{self.path}: states no sensor size and holds no events; give the size: --size WxH")
         if 2 * odd > events:  # polarity is 0 or 1 in 4 bits: other bytes than events miss that 7 times in 8
@@ -141,62 +164,105 @@ class DatRecording(Recording):
         self._note(f"states no sensor size; used is {size} px, the smallest that holds its events")
         return size
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            log.warning("%s: %s", self.path, text)
-
 
 class _Splitter:
     """Turns words into columns and keeps the time state between chunks."""
 
-    def __init__(self, size: SensorSize) -> None:
+    def __init__(self, size: SensorSize, offset_us: int = 0) -> None:
         self.size = size
-        self._last = 0  # 32-bit time of the latest event
-        self._epoch = 0  # time of its latest wrap
+        self.offset_us = offset_us  # the header's, on top of what follows
+        self.last = 0  # 32-bit time of the latest event
+        self.epoch = 0  # time of its latest wrap
 
-    def split(self, words: npt.NDArray[np.uint64], losses: Losses) -> DecodedEvents:
+    def cut(self, words: npt.NDArray[np.uint64], align_us: int) -> int:
+        """Return where the first word lies that belongs to another multiple of `align_us` than the first one."""
+        if not len(words):
+            return 0
+        low = int(words[0] & _LOW)
+        begin_us = self.offset_us + self.epoch + (WRAP_US if self.last - low > HALF_WRAP_US else 0)
+        first = begin_us + low
+        return max(1, first_word_at(words, (first // align_us + 1) * align_us - begin_us))
+
+    def split(
+        self,
+        words: npt.NDArray[np.uint64],
+        losses: Losses,
+        align_us: int | None = None,
+        into: list[npt.NDArray[Any]] | None = None,
+    ) -> DecodedEvents:
+        """Return the words as events, in columns of their own or `into` given ones: t, x, y, p, as long as `words`.
+
+        With `align_us`, the next word is known to lie past the next multiple of it.
+        """
         n = len(words)
-        t, x, y, p = np.empty(n, np.int64), np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.uint8)
-        largest_x, largest_y, decreases = split_words(words, self._epoch, t, x, y, p)
+        t, x, y, p = _new_columns(n) if into is None else into
+        largest_x, largest_y, decreases = split_words(words, self.epoch, t, x, y, p)
         size, leaps = self.size, _NO_LEAPS
-        first, last = (int(words[0] & _LOW), int(words[-1] & _LOW)) if n else (self._last, self._last)
-        unsteady = decreases or first < self._last or last - self._last > HALF_WRAP_US
+        first, last = (int(words[0] & _LOW), int(words[-1] & _LOW)) if n else (self.last, self.last)
+        unsteady = decreases or first < self.last or last - self.last > HALF_WRAP_US
         if unsteady or largest_x >= size.width or largest_y >= size.height:
             found_leaps = np.empty((n, 3), np.int64)
-            kept, found, self._last, self._epoch = mend(
-                words, size.width, size.height, self._last, self._epoch, t, x, y, p, found_leaps
+            kept, found, self.last, self.epoch = mend(
+                words, size.width, size.height, self.last, self.epoch, t, x, y, p, found_leaps
             )
             leaps = found_leaps[:found].copy()
             t, x, y, p = t[:kept], x[:kept], y[:kept], p[:kept]
             losses += Losses(outside=n - kept)
         else:
-            self._last = last
-        reached = self._epoch + self._last if n else None
-        return DecodedEvents(x, y, p, t, self.size, t_reached=reached, leaps=leaps, losses=losses)
+            self.last = last
+        if self.offset_us:
+            t += self.offset_us
+            leaps = leaps + np.array([0, self.offset_us, self.offset_us], np.int64)
+        reached = self.offset_us + self.epoch + self.last if n else None
+        if reached is not None and align_us is not None:
+            reached = (reached // align_us + 1) * align_us
+        return DecodedEvents(
+            x, y, p, t, self.size, t_reached=reached, leaps=leaps, losses=losses, in_order=not unsteady
+        )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[io.FileIO]:
-    """Open without Python's buffer: chunks are larger than it."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            yield file
-    except OSError as error:
-        raise EventDataError(
-            f"{path}: cannot be read: {error.strerror or error}; check the file and its permissions"
-        ) from error
+def _new_columns(n: int) -> list[npt.NDArray[Any]]:
+    """Return columns t, x, y, p for n events."""
+    return [np.empty(n, np.int64), np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.uint8)]
 
 
-def _fill(file: io.FileIO, buffer: memoryview) -> int:
-    """Return how many bytes were read into `buffer`: all of it, or what is left of the file."""
-    filled = 0
-    while filled < len(buffer) and (got := file.readinto(buffer[filled:])):
-        filled += got
-    return filled
+class _WordReader:
+    """A file's words in pieces through one buffer; those not taken stay in front of the next piece.
 
+    Attributes:
+        waiting: words uint64 [N] to be taken, valid until the next read. ragged: bytes after them that fill no word.
+        is_at_end: nothing comes after them.
+    """
 
-def _kind_of(path: Path) -> str:
-    if path.is_dir():
-        return "a folder"
-    return "something that is not a regular file" if path.exists() else "nothing there"
+    def __init__(self, max_words: int) -> None:
+        self._buffer = memoryview(bytearray(max_words * EVENT_BYTES))
+        self._at = 0  # byte of the first word that waits
+        self.waiting = np.empty(0, np.uint64)
+        self.ragged = 0
+        self.is_at_end = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer words wait than the buffer holds."""
+        return len(self.waiting) * EVENT_BYTES + self.ragged < len(self._buffer)
+
+    def take(self, count: int | None = None) -> npt.NDArray[np.uint64]:
+        """Return the first `count` words that wait, or all, and pass on."""
+        count = len(self.waiting) if count is None else count
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        self._at += count * EVENT_BYTES
+        return taken
+
+    def read(self, file: io.FileIO) -> bool:
+        """Fill the buffer behind the words that wait; return whether there is anything to take, ragged bytes too."""
+        held = filled = len(self.waiting) * EVENT_BYTES
+        self._buffer[:held] = self._buffer[self._at : self._at + held]  # may overlap, which a memoryview minds
+        self._at = 0
+        while filled < len(self._buffer) and (got := file.readinto(self._buffer[filled:])):
+            filled += got
+        self.is_at_end = filled < len(self._buffer)
+        if not filled:
+            return False
+        whole, self.ragged = divmod(filled, EVENT_BYTES)
+        self.waiting = np.frombuffer(self._buffer, np.uint64, whole)
+        return True

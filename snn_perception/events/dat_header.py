@@ -15,6 +15,8 @@ from snn_perception.types import SensorSize
 MAX_HEADER_BYTES = 1 << 16  # real headers are below 300 bytes
 EVENT_BYTES = 8
 EVENT_TYPES = {0: "Event2D", 12: "EventCD"}
+TIME_OFFSET_KEY = "Time_offset_us"  # our own line; other tools pass over it and read times modulo 2^32 us
+MOST_OFFSET_US = 1 << 61
 _OTHER_TYPES = {14: "external triggers", 40: "optical flow"}
 _RAW_KEYS = {"evt", "format"}  # their lines start alike, but hold no such two bytes
 
@@ -27,11 +29,13 @@ class DatHeader:
         event_type: 0 (Event2D, also of files without a header) or 12 (EventCD).
         data_offset: where the first event lies, in bytes.
         text: the header's lines by lower-case key, for people.
+        time_offset_us: what is added to all times, a multiple of 2^32; 0 but for files whose first event lies later.
     """
 
     event_type: int
     data_offset: int
     text: dict[str, str]
+    time_offset_us: int = 0
 
 
 def parse_header(head: bytes, path: Path) -> DatHeader:
@@ -70,7 +74,16 @@ def parse_header(head: bytes, path: Path) -> DatHeader:
         raise EventDataError(
             f"{path}: expected DAT events of {EVENT_BYTES} bytes, got {event_bytes}; the header is damaged"
         )
-    return DatHeader(event_type, at + 2, text)
+    return DatHeader(event_type, at + 2, text, _time_offset_us(text, path))
+
+
+def looks_like_raw(head: bytes) -> bool:
+    """Return whether a file that begins with `head` has the header of a RAW file."""
+    try:
+        lines, _ = _text_lines(head, Path())
+    except EventDataError:
+        return False
+    return bool(_RAW_KEYS & _by_key(lines).keys())
 
 
 def looks_like_dat(head: bytes) -> bool:
@@ -111,6 +124,17 @@ def _is_text(line: bytes) -> bool:
 def _by_key(lines: list[str]) -> dict[str, str]:
     pairs = (line.partition(" ") for line in lines)
     return {key.lower(): value.strip() for key, _, value in pairs}
+
+
+def _time_offset_us(text: dict[str, str], path: Path) -> int:
+    stated = text.get(TIME_OFFSET_KEY.lower(), "0")
+    offset = int(stated) if stated.isdecimal() and len(stated) < 20 else -1
+    if not 0 <= offset <= MOST_OFFSET_US or offset % (1 << 32):
+        raise EventDataError(
+            f"{path}: expected a {TIME_OFFSET_KEY} that is a multiple of 2^32, got {stated[:40]!r}; the header is "
+            "damaged: take the line out to read times modulo 2^32 us"
+        )
+    return offset
 
 
 def stated_size(header: DatHeader, path: Path) -> SensorSize | None:

@@ -38,6 +38,19 @@ def split_words(words, epoch, t, x, y, p):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def first_word_at(words, t):  # type: ignore[no-untyped-def]
+    """Return the index of the first of words uint64 [N] whose 32-bit time is at least `t`; their times do not fall."""
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high) // 2
+        if np.int64(words[middle] & np.uint64(0xFFFFFFFF)) < t:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
 def mend(words, width, height, last, epoch, t, x, y, p, leaps):  # type: ignore[no-untyped-def]
     """Unwrap time event by event, drop events outside the sensor and note backward leaps.
 

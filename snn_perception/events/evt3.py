@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from snn_perception.events import evt3_kernels as k
-from snn_perception.events.payload import check_event_count, records, sensor_size, trimmed
-from snn_perception.types import I64, U8, U16, DecodedEvents, Losses, Packet, SensorSize, Triggers
+from snn_perception.events.word_decoder import Columns, WordDecoder, Words
+from snn_perception.types import EventArray, Packet, SensorSize
 
 
-class Evt3Decoder:
+class Evt3Decoder(WordDecoder):
     """Returns the events of one stream's packets; carries row, vector base and time from one packet to the next.
 
     How the words are cut into packets does not show in the result, once time has started. It starts with a TIME_HIGH
@@ -26,75 +26,27 @@ class Evt3Decoder:
     window closes across a gap before the gap is told.
     """
 
-    time_unit = "us"
+    kernels = k
+    record = np.uint16
 
     def __init__(self) -> None:
-        self._state = k.new_state()
+        super().__init__()
         self._store = np.empty(k.BLOCK, np.uint64)
-        self._triggers, self._leaps = np.empty((1024, 3), np.int64), np.empty((1024, 3), np.int64)
 
-    def decode(self, packet: Packet) -> DecodedEvents:
-        """Return what the packet holds, in us.
-
-        Raises:
-            EventDataError: if the packet states no sensor size, or is larger than any camera sends.
-        """
-        size = sensor_size(packet)
-        words, ragged = records(packet, np.uint16)
-        capacity = k.count_events(words)
-        check_event_count(packet, capacity)
-        x, y = np.empty(capacity, np.uint16), np.empty(capacity, np.uint16)
-        p, t = np.empty(capacity, np.uint8), np.empty(capacity, np.int64)
-        triggers, leaps = self._run(words, (x, y, p, t), size)
-        started, _, outside, unknown, unsynced, n, _, _, reached = self._state[k.STARTED :].tolist()
-        return DecodedEvents(
-            trimmed(x, n),
-            trimmed(y, n),
-            trimmed(p, n),
-            trimmed(t, n),
-            size,
-            self.time_unit,
-            t_reached=reached if started else None,
-            leaps=leaps,
-            triggers=_triggers(triggers),
-            losses=Losses(outside, unknown, unsynced, ragged),
-        )
-
-    def resync(self) -> None:
-        """Drop events until the next row, vector base and time; the time known so far stays, to tell the leap."""
-        self._state[k.NEED] = k.NEED_ALL
-
-    def _run(self, words: U16, columns: tuple[U16, U16, U8, I64], size: SensorSize) -> tuple[I64, I64]:
-        """Fill the columns; return the trigger and leap rows, collected a full buffer at a time."""
-        state, start = self._state, 0
-        state[k.OUTSIDE :] = 0
-        triggers, leaps = [], []
-        while True:
-            args = (self._triggers, self._leaps, self._store, size.width, size.height, state)
-            start = k.decode_words(words, start, *columns, *args)
-            triggers.append(self._triggers[: state[k.TRIGGERS]].copy())
-            leaps.append(self._leaps[: state[k.LEAPS]].copy())
-            if start == len(words):
-                break
-            state[k.TRIGGERS] = state[k.LEAPS] = 0
-        if len(triggers) == 1:
-            return triggers[0], leaps[0]
-        return np.concatenate(triggers), np.concatenate(leaps)
-
-
-def _triggers(rows: I64) -> Triggers:
-    """Return rows (t, edge, id) as columns."""
-    if not len(rows):
-        return _NO_TRIGGERS
-    return Triggers(rows[:, 0].copy(), rows[:, 1].astype(np.uint8), rows[:, 2].astype(np.uint8))
-
-
-_NO_TRIGGERS = Triggers.empty()
+    def run(self, words: Words, start: int, columns: Columns, size: SensorSize) -> int:
+        """Call the inner loop once; see `WordDecoder.run`."""
+        args = (self._triggers, self._leaps, self._store, size.width, size.height, self._state)
+        return k.decode_words(words, start, *columns, *args)  # type: ignore[no-any-return]
 
 
 def warm_up() -> None:
     """Compile every kernel that decodes packets (or load it from disk), so that the first packet waits for none."""
+    from snn_perception.events.evt2 import Evt2Decoder, Evt21Decoder
     from snn_perception.events.libcaer import LibcaerCmpDecoder
+    from snn_perception.events.point_layout import pack_points
+    from snn_perception.events.pointcloud import PointCloudDecoder
 
-    for decoder, encoding in ((Evt3Decoder(), "evt3"), (LibcaerCmpDecoder(), "libcaer_cmp")):
-        decoder.decode(Packet(np.zeros(2, np.uint8), encoding, SensorSize(1, 1)))
+    for decoder in (Evt3Decoder(), LibcaerCmpDecoder(), Evt2Decoder(), Evt21Decoder()):
+        decoder.decode(Packet(np.zeros(8, np.uint8), "", SensorSize(1, 1)))
+    layout, point = pack_points(EventArray.empty(SensorSize(1, 1)), 0)
+    PointCloudDecoder().decode(Packet(np.frombuffer(point, np.uint8), "", SensorSize(1, 1), layout=layout))

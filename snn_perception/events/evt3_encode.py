@@ -8,10 +8,12 @@ import numpy as np
 
 from snn_perception.errors import EventDataError
 from snn_perception.events import evt3_encode_kernels as k
+from snn_perception.events.intervals import by_interval, columns_of
 from snn_perception.types import EventArray, Packet, SensorSize
 
 MAX_SIDE_PX = 1 << 11  # coordinates have 11 bits
 MAX_SILENCE_US = 24 * 3600 * 1_000_000  # 42 MB of time words; a longer one is a broken clock, not a camera at rest
+_STRIDE = 23  # high halves of 4096 us: with a low half on top, still below LEAP_US
 
 
 class Evt3Encoder:
@@ -49,18 +51,17 @@ class Evt3Encoder:
             EventDataError: if events are out of order, outside the sensor, before the time already reached, or after a
                 silence of more than a day.
         """
-        self._check(events)
-        reached = int(events.t[-1]) if len(events) else None
-        until = reached if t_until_us is None else t_until_us
+        last = int(events.t[-1]) if len(events) else None
+        until = last if t_until_us is None else t_until_us
         if until is None:
             return b""
-        if reached is not None and until < reached:
-            raise EventDataError(f"evt3: expected t_until_us after the last event at {reached} us, got {until}")
-        first = int(events.t[0]) if len(events) else until
+        if last is not None and until < last:
+            raise EventDataError(f"evt3: expected t_until_us after the last event at {last} us, got {until}")
         begins = not self._started
+        self._check(events, self._t_start_us if begins else int(self._state[k.TIME]), until)
         if begins:
+            first = int(events.t[0]) if len(events) else until
             self._state[k.TIME] = first if self._t_start_us is None else self._t_start_us
-        self._check_order(first, until, events)
         words = np.empty(self._most_words(events, until), np.uint16)
         n = 0
         if begins or self.self_contained:
@@ -71,29 +72,51 @@ class Evt3Encoder:
         n = k.advance(until, words, n, self._state)
         return words[:n].astype("<u2").tobytes()
 
-    def _check(self, events: EventArray) -> None:
+    def _check(self, events: EventArray, reached: int | None, until: int) -> None:
+        """Raise EventDataError for what cannot be told after `reached` (None before a stream begins)."""
         if events.size != self.size:
             raise EventDataError(f"evt3: expected events of a {self.size} sensor, got {events.size}")
-        try:
-            events.validate()
-        except ValueError as error:
-            raise EventDataError(f"evt3: {error}") from error
-
-    def _check_order(self, first: int, until: int, events: EventArray) -> None:
-        reached = int(self._state[k.TIME])
-        if first < reached:
-            raise EventDataError(f"evt3: expected no time before {reached} us, which is already told, got {first} us")
-        silences = np.diff(events.t, prepend=reached, append=until)
-        if int(silences.max()) > MAX_SILENCE_US:
-            at = int(silences.argmax())
+        first = int(events.t[0]) if len(events) else until
+        begin = first if reached is None else reached
+        is_fine, longest, at = k.judge(
+            events.x, events.y, events.p, events.t, self.size.width, self.size.height, begin, until
+        )
+        if not is_fine:
+            try:
+                events.validate()
+            except ValueError as error:
+                raise EventDataError(f"evt3: {error}") from error
+        if first < begin:
+            raise EventDataError(f"evt3: expected no time before {begin} us, which is already told, got {first} us")
+        if longest > MAX_SILENCE_US:
             raise EventDataError(
-                f"evt3: silence of {int(silences.max())} us before event {at}, expected at most {MAX_SILENCE_US}; "
-                "mend the times or split the recording there"
+                f"evt3: silence of {longest} us before event {at}, expected at most {MAX_SILENCE_US}; mend the times "
+                "or split the recording there"
             )
 
     def _most_words(self, events: EventArray, until: int) -> int:
         highs = (until >> 12) - (int(self._state[k.TIME]) >> 12)
         return len(events) * k.WORDS_PER_EVENT + highs + 4  # time words before and after
+
+
+def lead_in(t_us: int) -> bytes:
+    """Return the words, little endian, that take a decoder from time 0 through silence to `t_us`.
+
+    Time is told in steps just short of what a reader reports as a leap: 2 bytes for 94 ms.
+
+    Raises:
+        EventDataError: for a time before 0, or beyond `MAX_SILENCE_US`.
+    """
+    if not 0 <= t_us <= MAX_SILENCE_US:
+        raise EventDataError(
+            f"evt3: expected a stream to begin within a day of time 0, got {t_us} us; EVT3 counts time from 0: write "
+            "times relative to the first event (convert --rebase)"
+        )
+    high = k.TIME_HIGH << 12
+    begin = np.array([high, k.TIME_LOW << 12], "<u2")
+    through = np.arange(_STRIDE, t_us >> 12, _STRIDE) & 0xFFF | high
+    end = np.array([t_us >> 12 & 0xFFF | high, k.TIME_LOW << 12 | t_us & 0xFFF], "<u2")
+    return b"".join((begin.tobytes(), through.astype("<u2").tobytes(), end.tobytes()))
 
 
 def packetize(
@@ -104,49 +127,32 @@ def packetize(
     stamp_offset_ns: int = 0,
     seq: int = 0,
     frame_id: str = "",
+    from_zero: bool = False,
 ) -> Iterator[Packet]:
     """Yield the packets in which a driver would send these events, one per interval of sensor time, silent ones too.
 
     Intervals lie on a grid from sensor time 0; the first is that of the first event. A packet begins with the time at
-    which its interval does, ends with the time at which it ends, and can be decoded alone.
+    which its interval does, ends with the time at which it ends, and can be decoded alone. An interval of very many
+    events is sent in several packets.
 
     Args:
         events: chunks of one stream in order of time.
         interval_us: length of a packet; drivers use 1 to 10 ms.
         stamp_offset_ns: stamp minus sensor time; the stamp is that of the interval's start.
         seq: number of the first packet.
+        from_zero: let the first packet tell the silence since time 0 (`lead_in`), so that a decoder gives the very
+            times of `events`; without it, it gives them but for a multiple of 2^24 us.
 
     Raises:
-        EventDataError: as `Evt3Encoder.encode`.
+        EventDataError: as `Evt3Encoder.encode` and, `from_zero`, as `lead_in`.
     """
-    if interval_us <= 0:
-        raise ValueError(f"interval_us must be positive, got {interval_us}")
     encoder: Evt3Encoder | None = None
-    start, waiting = 0, list[EventArray]()
-
-    def close() -> Packet:
-        nonlocal start, waiting, seq
-        assert encoder is not None
-        data = encoder.encode(EventArray.concatenate(waiting, size), start + interval_us)
-        stamp_ns = start * 1000 + stamp_offset_ns
-        packet = Packet(np.frombuffer(data, np.uint8), "evt3", size, seq=seq, stamp_ns=stamp_ns, frame_id=frame_id)
-        start, waiting, seq = start + interval_us, [], seq + 1
-        return packet
-
-    for chunk in events:
-        rest = chunk
-        if encoder is None and len(rest):
-            start = int(rest.t[0]) // interval_us * interval_us
+    for start, reached, columns in by_interval(map(columns_of, events), interval_us, max_silence=MAX_SILENCE_US):
+        head = b""
+        if encoder is None:
+            head = lead_in(start) if from_zero else b""
             encoder = Evt3Encoder(size, t_start_us=start)
-        while len(rest):
-            cut = int(np.searchsorted(rest.t, start + interval_us))
-            if cut:
-                waiting.append(rest[:cut])
-            if cut == len(rest):
-                break
-            rest = rest[cut:]
-            if int(rest.t[0]) - start > MAX_SILENCE_US + interval_us:
-                raise EventDataError(f"evt3: silence until {int(rest.t[0])} us; mend the times or split the recording")
-            yield close()
-    if encoder is not None:
-        yield close()
+        data = head + encoder.encode(EventArray(*columns, size), reached)
+        stamp_ns = start * 1000 + stamp_offset_ns
+        yield Packet(np.frombuffer(data, np.uint8), "evt3", size, seq=seq, stamp_ns=stamp_ns, frame_id=frame_id)
+        seq += 1

@@ -23,46 +23,73 @@ def new_state() -> np.ndarray:
 
 
 @kernel
-def encode_words(x, y, p, t, words, n, state):
-    """Write the words of events [N] to `words` from index `n` on; return the index after the last."""
-    i = 0
-    while i < len(t):
-        n = advance(t[i], words, n, state)
-        if y[i] != state[ROW]:
-            words[n] = ADDR_Y << 12 | y[i]
-            state[ROW] = y[i]
-            n += 1
-        follows = 0 <= x[i] - state[BASE] < 12 and state[POLARITY] == p[i] and state[BASE] >= 0
-        base = state[BASE] if follows else np.int64(x[i])
-        mask, end = _collect(x, y, p, t, i, base)
-        if end - i < (2 if follows else 3):  # a vector would not be shorter
-            words[n] = ADDR_X << 12 | np.int64(p[i]) << 11 | x[i]
-            i, n = i + 1, n + 1
-            continue
-        if not follows:
-            words[n] = VECT_BASE_X << 12 | np.int64(p[i]) << 11 | x[i]
-            n += 1
-        short = mask < 1 << 8
-        words[n] = (VECT_8 if short else VECT_12) << 12 | mask
-        state[BASE], state[POLARITY] = base + (8 if short else 12), p[i]
-        i, n = end, n + 1
-    return n
+def judge(x, y, p, t, width, height, begin, until):
+    """Return (whether all lies on the sensor and in order, longest step of time from `begin` to `until`, before which).
+
+    No branch in the loops, so that they run in vectors.
+    """
+    count = len(t)
+    if not count:
+        return True, until - begin, 0
+    signs, longest = t[0] - begin, t[0] - begin
+    for i in range(1, count):
+        step = t[i] - t[i - 1]
+        signs |= step
+        longest = max(longest, step)
+    most_x, most_y, most_p = x[0], y[0], p[0]
+    for i in range(count):
+        most_x, most_y, most_p = max(most_x, x[i]), max(most_y, y[i]), max(most_p, p[i])
+    at = 0
+    if longest > t[0] - begin:
+        at = int(np.argmax(t[1:] - t[:-1])) + 1
+    if until - t[-1] > longest:
+        longest, at = until - t[-1], count
+    return signs >= 0 and most_x < width and most_y < height and most_p < 2, longest, at
 
 
 @kernel
-def _collect(x, y, p, t, first, base):
-    """Return the mask of the events from `first` on that fit in a vector of 12 at `base`, and the index after them.
+def encode_words(x, y, p, t, words, n, state):
+    """Write the words of events [N] to `words` from index `n` on; return the index after the last.
 
-    Bits are decoded in rising order, so only events with rising x may share a vector.
+    Events of one time, row and polarity with rising x share a vector of 12 pixels where that is shorter; bits are
+    decoded in rising order. One loop over plain numbers: state in registers makes it four times as fast.
     """
-    mask, before, i = 0, np.int64(-1), first
-    while i < len(t) and t[i] == t[first] and y[i] == y[first] and p[i] == p[first]:
-        if x[i] <= before or x[i] - base >= 12:
-            break
-        before = np.int64(x[i])
-        mask |= 1 << (before - base)
-        i += 1
-    return mask, i
+    now, told, row = state[TIME], state[LOW_TOLD], state[ROW]
+    base, polarity = state[BASE], state[POLARITY]
+    count, i, n = np.int64(len(t)), np.int64(0), np.int64(n)
+    while i < count:
+        at, column, line, sign = t[i], np.int64(x[i]), np.int64(y[i]), np.int64(p[i])
+        if at != now or not told:  # as `advance` does it
+            for high in range((now >> 12) + 1, (at >> 12) + 1):
+                words[n] = TIME_HIGH << 12 | (high & 0xFFF)
+                n += 1
+            words[n] = TIME_LOW << 12 | (at & 0xFFF)
+            now, told, n = at, np.int64(1), n + 1
+        if line != row:
+            words[n] = ADDR_Y << 12 | line
+            row, n = line, n + 1
+        follows = 0 <= column - base < 12 and polarity == sign and base >= 0
+        start = base if follows else column
+        mask, before, end = np.int64(1) << (column - start), column, i + 1
+        while end < count and t[end] == at and y[end] == line and p[end] == sign:
+            further = np.int64(x[end])
+            if further <= before or further - start >= 12:
+                break
+            mask |= np.int64(1) << (further - start)
+            before, end = further, end + 1
+        if end - i < (2 if follows else 3):  # a vector would not be shorter
+            words[n] = ADDR_X << 12 | sign << 11 | column
+            i, n = i + 1, n + 1
+            continue
+        if not follows:
+            words[n] = VECT_BASE_X << 12 | sign << 11 | column
+            n += 1
+        short = mask < 1 << 8
+        words[n] = (VECT_8 if short else VECT_12) << 12 | mask
+        base, polarity = start + (8 if short else 12), sign
+        i, n = end, n + 1
+    state[TIME], state[LOW_TOLD], state[ROW], state[BASE], state[POLARITY] = now, told, row, base, polarity
+    return n
 
 
 @kernel

@@ -37,15 +37,17 @@ class InputMapping:
 
     def events(self, window: EventWindow) -> EventWindow:
         """Return the window with its events on the model's grid."""
+        return window if self.is_identity else replace(window, events=self.map_events(window.events))
+
+    def map_events(self, old: EventArray) -> EventArray:
+        """Return events on the model's grid."""
         if self.is_identity:
-            return window
-        old = window.events
+            return old
         x, y = self._x[old.x], self._y[old.y]
         inside = (x >= 0) & (y >= 0) if self.mode == "crop" else slice(None)
-        events = EventArray(
+        return EventArray(
             x[inside].astype(np.uint16), y[inside].astype(np.uint16), old.p[inside], old.t[inside], self.model
         )
-        return replace(window, events=events)
 
     def boxes(self, detections: Detections) -> Detections:
         """Return the detections with boxes in sensor pixels, cut to the sensor."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
 from snn_perception.errors import EventDataError
 from snn_perception.events.payload import MAX_PACKET_BYTES
-from snn_perception.types import EventArray, PointLayout
+from snn_perception.events.point_kernels import pack
+from snn_perception.types import DecodedEvents, EventArray, PointLayout
 
 DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}  # as in sensor_msgs/PointField
 CODES = {name: code for code, name in DATATYPES.items()}
@@ -39,17 +41,7 @@ def layout_from_fields(
             f"point cloud: expected a row_step of at least {width} x {point_step} bytes, got {row_step}; "
             "the sender's layout is wrong"
         )
-    formats = [_field_dtype(field, point_step, is_bigendian) for field in fields]
-    _refuse_overlap(fields, formats)
-    dtype = np.dtype(
-        {
-            "names": [field[0] for field in fields],
-            "formats": formats,
-            "offsets": [field[1] for field in fields],
-            "itemsize": point_step,
-        }
-    )
-    return PointLayout(dtype, width, height, row_step)
+    return PointLayout(_point_dtype(tuple(fields), point_step, is_bigendian), width, height, row_step)
 
 
 def fields_of(layout: PointLayout) -> list[Field]:
@@ -61,23 +53,40 @@ def fields_of(layout: PointLayout) -> list[Field]:
     return sorted(fields, key=lambda field: field[1])
 
 
-def pack_points(events: EventArray, stamp_ns: int) -> tuple[PointLayout, bytes]:
+def pack_points(events: EventArray | DecodedEvents, stamp_ns: int) -> tuple[PointLayout, bytes]:
     """Return events as the points of a cloud stamped `stamp_ns`, and their layout.
 
-    Fields: x u16, y u16, t u32 (ns after the stamp), p u8; 9 bytes per point, little endian, one row.
+    Fields: x u16, y u16, t u32 (ns after the stamp), p u8; 9 bytes per point, little endian, one row. Nanoseconds of
+    the source are kept.
 
     Raises:
         EventDataError: if an event precedes the stamp, or follows it by 2^32 ns (4.3 s) or more.
     """
-    after = events.t * 1000 - stamp_ns
-    if len(after) and not 0 <= int(after.min()) <= int(after.max()) < 1 << 32:
+    ticks_ns = 1 if isinstance(events, DecodedEvents) and events.time_unit == "ns" else 1000
+    points = np.empty(len(events) * POINT.itemsize, np.uint8)
+    earliest = latest = 0
+    if len(events):
+        earliest, latest = pack(events.x, events.y, events.p, events.t, ticks_ns, stamp_ns, points)
+    if not 0 <= earliest <= latest < 1 << 32:
         raise EventDataError(
-            f"point cloud: expected events 0..{(1 << 32) - 1} ns after the stamp, got {int(after.min())}.."
-            f"{int(after.max())} ns; send shorter clouds, stamped with the time of their first event"
+            f"point cloud: expected events 0..{(1 << 32) - 1} ns after the stamp, got {earliest}..{latest} ns; send "
+            "shorter clouds, stamped with the time of their first event"
         )
-    points = np.empty(len(events), POINT)
-    points["x"], points["y"], points["t"], points["p"] = events.x, events.y, after, events.p
-    return PointLayout(POINT, len(events), 1, len(events) * POINT.itemsize), points.tobytes()
+    return PointLayout(POINT, len(events), 1, len(points)), points.tobytes()
+
+
+@lru_cache(maxsize=16)  # a stream's clouds are all alike
+def _point_dtype(fields: tuple[Field, ...], point_step: int, is_bigendian: bool) -> np.dtype:
+    formats = [_field_dtype(field, point_step, is_bigendian) for field in fields]
+    _refuse_overlap(fields, formats)
+    return np.dtype(
+        {
+            "names": [field[0] for field in fields],
+            "formats": formats,
+            "offsets": [field[1] for field in fields],
+            "itemsize": point_step,
+        }
+    )
 
 
 def _field_dtype(field: Field, point_step: int, is_bigendian: bool) -> np.dtype:

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from snn_perception.errors import EventDataError
+from snn_perception.events.intervals import Columns
 from snn_perception.events.leaps import KnownTime
-from snn_perception.events.payload import MAX_TIME_BASE, check_event_count, sensor_size
-from snn_perception.events.point_layout import fields_of, layout_from_fields, pack_points
+from snn_perception.events.payload import MAX_TIME_BASE, check_event_count, sensor_size, trimmed
+from snn_perception.events.point_kernels import unpack
+from snn_perception.events.point_layout import POINT, fields_of, layout_from_fields, pack_points
 from snn_perception.types import I64, U8, DecodedEvents, Losses, Packet, PointLayout, SensorSize
 
 TIME_NAMES = ("t", "timestamp", "ts", "time")
@@ -56,16 +58,12 @@ class PointCloudDecoder:
         x_name, y_name, t_name, p_name = _names(layout.dtype)
         points, ragged = _points(packet.data, layout)
         check_event_count(packet, len(points))
-        x, x_inside = _coordinate(points[x_name], size.width)
-        y, y_inside = _coordinate(points[y_name], size.height)
-        t, t_usable = _time_ns(points[t_name], packet.stamp_ns)
-        p, p_usable = _polarity(points[p_name])
-        inside = x_inside & y_inside
-        kept = inside & t_usable & p_usable
-        outside = len(points) - int(np.count_nonzero(inside))
-        unknown = len(points) - outside - int(np.count_nonzero(kept))
-        if outside or unknown:
-            x, y, t, p = x[kept], y[kept], t[kept], p[kept]
+        if layout.dtype == POINT:
+            (x, y, p, t), outside, unknown = *_our_columns(points, size, packet.stamp_ns), 0
+        else:
+            (x, y, p, t), outside, unknown = _columns(
+                points[x_name], points[y_name], points[p_name], points[t_name], size, packet.stamp_ns
+            )
         leaps = self._known.advance(t if len(t) else self._silence(packet, layout.dtype[t_name]))
         return DecodedEvents(
             x,
@@ -125,6 +123,38 @@ def _points(data: U8, layout: PointLayout) -> tuple[npt.NDArray[Any], int]:
     return points, len(data) - rows * layout.row_step - count * step
 
 
+def _our_columns(points: npt.NDArray[Any], size: SensorSize, stamp_ns: int) -> tuple[Columns, int]:
+    """Return the columns of points as we write them, and how many lay outside the sensor; ten times as fast."""
+    n = len(points)
+    x, y, p, t = np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.uint8), np.empty(n, np.int64)
+    data = points.view(np.uint8)
+    data.flags.writeable = False  # one type for the compiled kernel, whatever the source
+    kept = unpack(data, size.width, size.height, stamp_ns, x, y, p, t)
+    return (trimmed(x, kept), trimmed(y, kept), trimmed(p, kept), trimmed(t, kept)), n - kept
+
+
+def _columns(
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    p: npt.NDArray[Any],
+    t: npt.NDArray[Any],
+    size: SensorSize,
+    stamp_ns: int,
+) -> tuple[Columns, int, int]:
+    """Return the columns of usable points, how many lay outside the sensor, and how many had no usable numbers."""
+    column, x_inside = _coordinate(x, size.width)
+    row, y_inside = _coordinate(y, size.height)
+    time_ns, t_usable = _time_ns(t, stamp_ns)
+    polarity, p_usable = _polarity(p)
+    inside = x_inside & y_inside
+    kept = inside & t_usable & p_usable
+    outside = len(x) - int(np.count_nonzero(inside))
+    unknown = len(x) - outside - int(np.count_nonzero(kept))
+    if outside or unknown:
+        return (column[kept], row[kept], polarity[kept], time_ns[kept]), outside, unknown
+    return (column, row, polarity, time_ns), outside, unknown
+
+
 def _coordinate(column: npt.NDArray[Any], limit: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:
     """Return a coordinate, cut to whole pixels, and which of them lie on the sensor (the others mean nothing)."""
     inside = (column >= 0) & (column < limit)  # false for NaN
@@ -136,7 +166,8 @@ def _time_ns(column: npt.NDArray[Any], stamp_ns: int) -> tuple[I64, npt.NDArray[
     """Return times in ns and which of them are usable."""
     if column.dtype.kind != "f":
         return column.astype(np.int64) + stamp_ns, np.ones(len(column), bool)
-    seconds = column.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        seconds = column.astype(np.float64)
     usable = np.abs(seconds) < MAX_TIME_BASE / 1e9 - 1  # false for NaN
     seconds = np.where(usable, seconds, 0.0)
     whole = np.floor(seconds)  # kept apart: seconds since 1970 times 1e9 would lose what float64 still holds

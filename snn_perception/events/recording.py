@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from snn_perception.errors import EventDataError
 from snn_perception.registry import Registry
-from snn_perception.types import DecodedEvents, Packet, SensorSize
+from snn_perception.types import DecodedEvents, EventArray, Packet, SensorSize
 
 log = logging.getLogger(__name__)
+
+CHUNK_EVENTS = 1 << 16
 
 
 class Recording(ABC):
     """A recording, read front to back any number of times; opening it reads no more than its header.
 
     It is one of two kinds. A packet recording (a bag) yields the camera's own messages from `packets`, to be decoded
-    as the live node decodes them. A file recording (DAT) yields events from `chunks`.
+    as the live node decodes them. A file recording (DAT, RAW, HDF5) yields events from `chunks`.
+
+    A reader may also have `size_inferred` (its size is a guess from the events' coordinates) and `notes` (what a
+    person should know about the file, found so far).
 
     Attributes:
         path, format: where it is and its format's name (``dat``, ``rosbag2``).
@@ -43,13 +51,46 @@ class Recording(ABC):
         """Yield the messages in order. Raises EventDataError if the file is damaged beyond its last whole message."""
         raise EventDataError(f"{self.path}: a {self.format} recording holds events, not packets; read it by chunks")
 
-    def chunks(self, max_events: int = 1 << 16) -> Iterator[DecodedEvents]:
-        """Yield events in pieces of at most `max_events`, time unwrapped."""
+    def chunks(
+        self, max_events: int = CHUNK_EVENTS, *, start_us: int | None = None, align_us: int | None = None
+    ) -> Iterator[DecodedEvents]:
+        """Yield events in pieces of at most `max_events`, time unwrapped.
+
+        Args:
+            start_us: begin with the first event at which sensor time has reached it, in place of the first of all.
+                What follows is, event for event, what a pass from the front gives from there on.
+            align_us: let pieces end where a multiple of it lies between two events, as far as `max_events` allows, so
+                that windows of that length need not be joined from pieces. A reader may ignore it.
+        """
         raise EventDataError(f"{self.path}: a {self.format} recording holds packets, not events; decode its packets")
+
+    def read(self) -> EventArray:
+        """Return all events of a file recording, late ones set to the time already reached; they must fit in memory."""
+        return in_time_order(EventArray.concatenate([piece.to_event_array() for piece in self.chunks()], self.size))
 
     def progress(self) -> tuple[int, int]:
         """Return (done, total) of the pass under way, in any unit, for a progress bar; (0, 0) if unknown."""
         return (0, 0)
+
+
+def in_time_order(events: EventArray) -> EventArray:
+    """Return the events with late ones set to the time already reached; the same object if there are none."""
+    if not np.any(events.t[1:] < events.t[:-1]):
+        return events
+    return replace(events, t=np.maximum.accumulate(events.t))
+
+
+def from_time_on(pieces: Iterable[DecodedEvents], start_us: int) -> Iterator[DecodedEvents]:
+    """Yield the pieces without what comes before the first event at which time has reached `start_us`."""
+    pieces = iter(pieces)
+    for piece in pieces:
+        reached = np.flatnonzero(piece.t >= start_us * piece.us_divisor)
+        if len(reached):
+            _, rest = piece.split(int(reached[0]))
+            begins_with_leap = len(rest.leaps) and rest.leaps[0, 0] == 0  # from what is left out
+            yield replace(rest, leaps=rest.leaps[1:]) if begins_with_leap else rest
+            break
+    yield from pieces
 
 
 def open_recording(path: str | Path, registry: Registry, *, reader: str | None = None, **options: object) -> Recording:

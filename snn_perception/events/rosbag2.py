@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from snn_perception.events.bag_messages import EVENT_TYPES, MESSAGE_TYPES, POINT
 from snn_perception.events.bag_sqlite import MAGIC as SQLITE_MAGIC
 from snn_perception.events.bag_sqlite import SqliteStorage
 from snn_perception.events.bag_storage import BagStorage, StoredMessage, inflate_message
-from snn_perception.events.bag_writer import write_bag
+from snn_perception.events.bag_writer import SENSOR_SIZE_KEY, write_bag
 from snn_perception.events.pointcloud import PointCloudDecoder
 from snn_perception.events.recording import Recording
 from snn_perception.types import MAX_SIDE_PX, Packet, SensorSize
@@ -29,6 +29,7 @@ METADATA = "metadata.yaml"
 MAX_METADATA_BYTES = 1 << 22
 _INFORMATION = "rosbag2_bagfile_information"
 _FILE_LIST = re.compile(r"^[ \t]*relative_file_paths:[ \t]*(?:\n((?:[ \t]*-[ \t].*\n?)+)|\[([^\]\n]*)\])", re.MULTILINE)
+_SENSOR_SIZE = re.compile(rf"^[ \t]+{SENSOR_SIZE_KEY}:[ \t]*['\"]?(\d{{1,5}})x(\d{{1,5}})['\"]?[ \t]*$", re.MULTILINE)
 _SUFFIXES = {".db3": SqliteStorage, ".mcap": McapStorage}
 
 
@@ -41,8 +42,9 @@ class BagRecording(Recording):
     Args:
         path: folder, ``.db3`` or ``.mcap``.
         topic: which topic; needed where several hold events.
-        size: (height, width) of the sensor for messages that state none (PointCloud2). Without it the smallest size
-            that holds every event is used, found by a pass over the bag (`size_inferred`).
+        size: (height, width) of the sensor for messages that state none (PointCloud2). Without it the size that our
+            own writer notes in the metadata, or else the smallest that holds every event, found by a pass over the bag
+            (`size_inferred`).
 
     Attributes:
         topic, message_type: the topic that is read.
@@ -72,7 +74,9 @@ class BagRecording(Recording):
         self.topic, self.message_type = self._choose_topic(topic)
         first = next(self.packets(), None)
         if first is None:
-            raise EventDataError(f"{self.path}: topic '{self.topic}' holds no messages; was the camera running?")
+            raise EventDataError(
+                f"{self.path}: topic '{_shown(self.topic)}' holds no messages; was the camera running?"
+            )
         self.encoding, self.frame_id = first.encoding, first.frame_id
         self._size = first.size or self._size  # what the bag states holds
 
@@ -117,14 +121,14 @@ class BagRecording(Recording):
                     packet = parse_message(inflate_message(message.data), self.message_type)
                 except EventDataError as error:
                     if not self.skipped:
-                        self._note(f"topic '{self.topic}', message {read + 1}: {error}; left out")
+                        self._note(f"topic '{_shown(self.topic)}', message {read + 1}: {error}; left out")
                     self.skipped += 1
                     continue
                 read += 1
                 yield packet
         if self.skipped and not read:
             raise EventDataError(
-                f"{self.path}: none of {self.skipped} messages on '{self.topic}' can be read: {self.notes[-1]}"
+                f"{self.path}: none of {self.skipped} messages on '{_shown(self.topic)}' can be read: {self.notes[-1]}"
             )
 
     def progress(self) -> tuple[int, int]:
@@ -141,10 +145,12 @@ class BagRecording(Recording):
                     largest_x, largest_y = max(largest_x, int(events.x.max())), max(largest_y, int(events.y.max()))
         if largest_x < 0:
             raise EventDataError(
-                f"{self.path}: '{self.topic}' states no sensor size and holds no events; give the size"
+                f"{self.path}: '{_shown(self.topic)}' states no sensor size and holds no events; give the size"
             )
         size = SensorSize(largest_y + 1, largest_x + 1)
-        self._note(f"'{self.topic}' states no sensor size; used is {size} px, the smallest that holds its events")
+        self._note(
+            f"'{_shown(self.topic)}' states no sensor size; used is {size} px, the smallest that holds its events"
+        )
         return size
 
     def _find_files(self) -> list[Path]:
@@ -177,7 +183,9 @@ class BagRecording(Recording):
         try:
             if file.stat().st_size > MAX_METADATA_BYTES:
                 raise ValueError(f"larger than {MAX_METADATA_BYTES} bytes")
-            return _listed_files(file.read_text("utf-8", "replace"))
+            metadata = file.read_text("utf-8", "replace")
+            self._size = self._size or _noted_size(metadata)
+            return _listed_files(metadata)
         except (OSError, ValueError) as error:
             self._note(f"{METADATA} is damaged ({type(error).__name__}); its storage files are read by name")
         return []
@@ -202,7 +210,7 @@ class BagRecording(Recording):
             known.update(storage.topics if storage else {})
             if wanted in known or (wanted is None and set(known.values()) & set(MESSAGE_TYPES)):
                 break
-        listed = ", ".join(f"{name} ({kind})" for name, kind in sorted(known.items())) or "none"
+        listed = _listed(f"{_shown(name)} ({_shown(kind)})" for name, kind in sorted(known.items()))
         if wanted is not None:
             if known.get(wanted) not in MESSAGE_TYPES:
                 raise EventDataError(f"{self.path}: no events on topic '{wanted}'; topics: {listed}")
@@ -210,7 +218,9 @@ class BagRecording(Recording):
         for types in (EVENT_TYPES, (POINT_CLOUD,)):
             found = sorted(name for name, kind in known.items() if kind in types)
             if len(found) > 1:
-                raise EventDataError(f"{self.path}: several topics hold events; choose one: {', '.join(found)}")
+                raise EventDataError(
+                    f"{self.path}: several topics hold events; choose one: {_listed(map(_shown, found))}"
+                )
             if found:
                 return found[0], known[found[0]]
         raise EventDataError(f"{self.path}: expected a topic of type {' or '.join(MESSAGE_TYPES)}; topics: {listed}")
@@ -244,6 +254,17 @@ def _unreadable(path: Path, error: OSError) -> EventDataError:
     return EventDataError(f"{path}: cannot be read: {error.strerror or error}; check the file and its permissions")
 
 
+def _shown(name: str) -> str:
+    """Return a name from a file, which may be damaged, as part of a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:120])
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names for an error, as many as a line bears."""
+    listed = ", ".join(names) or "none"
+    return listed if len(listed) <= 600 else f"{listed[:600]} ..."
+
+
 def _listed_files(metadata: str) -> list[str]:
     """Return the names under ``relative_file_paths``.
 
@@ -259,6 +280,13 @@ def _listed_files(metadata: str) -> list[str]:
     block, flow = found.groups()
     items = flow.split(",") if flow is not None else [line.strip()[1:] for line in block.splitlines()]
     return [name for item in items if (name := item.strip().strip("'\"")) and name.isprintable()]
+
+
+def _noted_size(metadata: str) -> SensorSize | None:
+    """Return the sensor size that our writer notes for point clouds; None without one, or for an impossible one."""
+    found = _SENSOR_SIZE.search(metadata)
+    width, height = (int(side) for side in found.groups()) if found else (0, 0)
+    return SensorSize(height, width) if 1 <= min(height, width) <= max(height, width) <= MAX_SIDE_PX else None
 
 
 def _storage_files(folder: Path) -> list[Path]:

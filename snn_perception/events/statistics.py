@@ -7,74 +7,28 @@ the same events whatever their format.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from snn_perception.errors import EventDataError
 from snn_perception.events.jit import kernel
-from snn_perception.events.recording import Recording
-from snn_perception.events.stream import EventStream, StreamCounts
-from snn_perception.registry import Registry
-from snn_perception.types import DecodedEvents, Losses, Packet, SensorSize
-
-log = logging.getLogger(__name__)
+from snn_perception.events.pixel_statistics import PixelStatistics
+from snn_perception.events.rate import RateBins
+from snn_perception.events.walk import EventWalk
+from snn_perception.types import LEAP_US, DecodedEvents, Losses, Packet, SensorSize
 
 EDGE_EVENTS = 5  # so many events from either end are kept for a look at them
 EDGE_TRIGGERS = 3
 PEAK_US = 10_000  # the peak rate is that of the fullest such interval of sensor time
+SILENCE_US = LEAP_US  # a longer time without any event is a silence
 Advance = Callable[[int, int], None]
 
 # Places in the array that `_tally` fills. Those up to _HIGH are sums of one call, the others go on from call to call.
-_ON, _SUM_X, _SUM_Y, _LOW, _HIGH, _MIN, _MAX, _MAX_X, _MAX_Y, _BACK, _LAST, _BIN, _IN_BIN, _PEAK, _PLACES = range(15)
+_ON, _SUM_X, _SUM_Y, _LOW, _HIGH, _MIN, _MAX, _MAX_X, _MAX_Y, _BACK, _LAST, _BIN, _IN_BIN, _PEAK, _PEAK_BIN = range(15)
+_SILENCES, _SILENT, _LONGEST, _LONGEST_AT, _PLACES = range(15, 20)
 _FIRST = np.iinfo(np.int64).min  # no event yet
-
-
-class EventWalk:
-    """Reads a recording's events front to back, any number of times, decoding a bag's packets as the live node does.
-
-    Attributes:
-        counts: what the decoding of the latest pass counted (packet recordings).
-        undecodable: packets of the latest pass that could not be decoded at all.
-    """
-
-    def __init__(self, recording: Recording, registry: Registry) -> None:
-        self.recording, self._registry = recording, registry
-        self.counts = StreamCounts()
-        self.undecodable = 0
-        self._told = False
-
-    def __iter__(self) -> Iterator[tuple[Packet | None, DecodedEvents]]:
-        """Yield (packet, its events), or (None, events) piece by piece for a file recording.
-
-        Raises:
-            EventDataError: if no packet can be decoded.
-        """
-        self.counts, self.undecodable = StreamCounts(), 0
-        if not self.recording.is_packets:
-            yield from ((None, events) for events in self.recording.chunks())
-            return
-        stream = EventStream(self._registry, size=self.recording.size, topic=getattr(self.recording, "topic", ""))
-        for packet in self.recording.packets():
-            try:
-                piece = stream.decode(packet)
-            except EventDataError as error:
-                self._count_undecodable(stream, error)
-                continue
-            self.counts = stream.counts
-            if piece is not None:
-                yield packet, piece.events
-        if self.undecodable and not stream.counts.packets:
-            raise EventDataError(f"{self.recording.path}: not one of {self.undecodable} packets can be decoded")
-
-    def _count_undecodable(self, stream: EventStream, error: EventDataError) -> None:
-        if not self._told:
-            self._told = True
-            log.warning("%s: packet %d: %s", self.recording.path, stream.counts.packets + 1, error)
-        self.undecodable += 1
 
 
 @dataclass
@@ -87,6 +41,7 @@ class EventStatistics:
         sum_t, sum_x, sum_y: exact sums over all events.
         backwards: events earlier than the one before them.
         leaps: steps of sensor time that the decoder reported (see `DecodedEvents.leaps`).
+        rate: events over time. pixels: events per pixel, and events that come twice.
         trigger_edges: how many triggers of either edge; trigger_ids: which inputs; trigger_sum_t: sum of their times.
     """
 
@@ -113,6 +68,8 @@ class EventStatistics:
     trigger_sum_t: int = 0
     first_triggers: list[tuple[int, int, int]] = field(default_factory=list)
     losses: Losses = field(default_factory=Losses)
+    rate: RateBins = field(default_factory=RateBins)
+    pixels: PixelStatistics = field(default_factory=PixelStatistics)
 
     def __post_init__(self) -> None:
         self._tally = np.zeros(_PLACES, np.int64)
@@ -179,8 +136,31 @@ class EventStatistics:
     @property
     def rate_peak_hz(self) -> float:
         """Events per second in the fullest `PEAK_US` of sensor time; the mean of a shorter recording."""
-        peak = max(int(self._tally[_PEAK]), int(self._tally[_IN_BIN])) * 1e6 / PEAK_US
-        return max(peak, self.rate_mean_hz)
+        return max(self.burst[1] * 1e6 / PEAK_US, self.rate_mean_hz)
+
+    @property
+    def burst(self) -> tuple[int, int]:
+        """Start (us) of the fullest `PEAK_US` of sensor time, on a grid from time 0, and its events; (0, 0) without."""
+        if not self.events:
+            return 0, 0
+        tally = self._tally
+        which, n = (_BIN, _IN_BIN) if tally[_IN_BIN] > tally[_PEAK] else (_PEAK_BIN, _PEAK)
+        return int(tally[which]) * PEAK_US, int(tally[n])
+
+    @property
+    def silences(self) -> int:
+        """Steps from one event to the next of more than `SILENCE_US`."""
+        return int(self._tally[_SILENCES])
+
+    @property
+    def silent_us(self) -> int:
+        """Length of all silences together."""
+        return int(self._tally[_SILENT]) // self.ticks_per_us
+
+    @property
+    def longest_silence_us(self) -> tuple[int, int]:
+        """Start and length of the longest silence; (0, 0) without."""
+        return int(self._tally[_LONGEST_AT]) // self.ticks_per_us, int(self._tally[_LONGEST]) // self.ticks_per_us
 
     def _add_message(self, events: DecodedEvents, packet: Packet) -> None:
         self.messages += 1
@@ -195,7 +175,10 @@ class EventStatistics:
     def _add_events(self, events: DecodedEvents) -> None:
         tally = self._tally
         tally[: _HIGH + 1] = 0
-        _count(events.t, events.x, events.y, events.p, PEAK_US * events.us_divisor, tally)
+        ticks = events.us_divisor
+        _count(events.t, events.x, events.y, events.p, PEAK_US * ticks, SILENCE_US * ticks, tally)
+        self.rate.add(events)
+        self.pixels.add(events)
         self.events += len(events)
         self.on += int(tally[_ON])
         self.sum_x += int(tally[_SUM_X])
@@ -251,21 +234,27 @@ def _rows(events: DecodedEvents, rows: slice) -> list[tuple[int, int, int, int]]
 
 
 @kernel
-def _count(t, x, y, p, bin_ticks, tally):  # type: ignore[no-untyped-def]
+def _count(t, x, y, p, bin_ticks, silence, tally):  # type: ignore[no-untyped-def]
     """Add one piece to the tally. The sum of times is kept in two halves, since 64 bits do not hold it."""
     on = sum_x = sum_y = low = high = backwards = np.int64(0)
     t_min, t_max, last = tally[_MIN], tally[_MAX], tally[_LAST]
     max_x, max_y = tally[_MAX_X], tally[_MAX_Y]
-    current, in_bin, peak = tally[_BIN], tally[_IN_BIN], tally[_PEAK]
+    in_bin = tally[_IN_BIN]
+    bin_begin = bin_end = np.int64(0)  # of the bin of the event before, once it is known in this piece
     for i in range(len(t)):
         now = t[i]
         low += now & np.int64(0xFFFFFFFF)
         high += now >> np.int64(32)
         t_min, t_max = min(t_min, now), max(t_max, now)
         backwards += now < last
+        if now - last > silence and last != _FIRST:
+            _note_silence(last, now - last, tally)
         last = now
-        if now // bin_ticks != current:
-            current, peak, in_bin = now // bin_ticks, max(peak, in_bin), np.int64(0)
+        if now < bin_begin or now >= bin_end:
+            tally[_IN_BIN] = in_bin
+            in_bin = _enter_bin(now // bin_ticks, tally)
+            bin_begin = (now // bin_ticks) * bin_ticks
+            bin_end = bin_begin + bin_ticks
         in_bin += 1
         on += p[i] != 0
         sum_x += x[i]
@@ -274,4 +263,23 @@ def _count(t, x, y, p, bin_ticks, tally):  # type: ignore[no-untyped-def]
     tally[_ON], tally[_SUM_X], tally[_SUM_Y], tally[_LOW], tally[_HIGH] = on, sum_x, sum_y, low, high
     tally[_MIN], tally[_MAX], tally[_MAX_X], tally[_MAX_Y] = t_min, t_max, max_x, max_y
     tally[_BACK] += backwards
-    tally[_LAST], tally[_BIN], tally[_IN_BIN], tally[_PEAK] = last, current, in_bin, peak
+    tally[_LAST], tally[_IN_BIN] = last, in_bin
+
+
+@kernel
+def _enter_bin(number, tally):  # type: ignore[no-untyped-def]
+    """Make a bin the current one, having judged the one before; returns the events that it holds already."""
+    if number == tally[_BIN]:
+        return tally[_IN_BIN]
+    if tally[_IN_BIN] > tally[_PEAK]:
+        tally[_PEAK], tally[_PEAK_BIN] = tally[_IN_BIN], tally[_BIN]
+    tally[_BIN] = number
+    return np.int64(0)
+
+
+@kernel
+def _note_silence(begin, length, tally):  # type: ignore[no-untyped-def]
+    tally[_SILENCES] += 1
+    tally[_SILENT] += length
+    if length > tally[_LONGEST]:
+        tally[_LONGEST], tally[_LONGEST_AT] = length, begin

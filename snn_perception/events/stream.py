@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from snn_perception.errors import EventDataError
 from snn_perception.events.clock import SensorClock
+from snn_perception.events.duplicates import DuplicateFilter
 from snn_perception.events.windower import Windower
 from snn_perception.registry import Registry
 from snn_perception.types import DecodedEvents, EventWindow, Losses, Packet, SensorSize
+
+if TYPE_CHECKING:  # it brings torch, which reading a recording does not need
+    from snn_perception.events.filling import Filler
+
+LOSSES_KEPT = 16  # of so many of the latest losses a packet may yet come late
 
 
 class Decoder(Protocol):
@@ -33,6 +40,7 @@ class StreamCounts:
         packets, events, triggers: received.
         lost_packets: missing by their `seq`; sequence_gaps: in how many places.
         duplicates: packets that came twice in a row, ignored. bad_packets: those that cannot be read at all.
+        late_packets: packets that came after later ones, ignored; they stay counted as lost.
         restarts: the driver, the sensor size or the encoding began anew.
         losses: what the decoders could not use.
     """
@@ -46,11 +54,12 @@ class StreamCounts:
     bad_packets: int = 0
     restarts: int = 0
     losses: Losses = field(default_factory=Losses)
+    late_packets: int = 0
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One decoded packet, whether packets were lost just before it, and whether the stream began anew with it."""
+    """One decoded packet, whether it lacks events for packets lost before it, and whether the stream began anew."""
 
     events: DecodedEvents
     lossy: bool = False
@@ -61,7 +70,8 @@ class EventStream:
     """Decodes one camera's packets in order: picks the decoder by encoding, watches `seq`, counts everything.
 
     A `seq` that skips ahead is a loss: the decoder drops what it cannot place until the next time and row words. The
-    same packet again is a duplicate, ignored. A lower `seq`, another sensor size or another encoding is a new stream.
+    same packet again is a duplicate, ignored, and so is one of the lost packets that comes after all, with its earlier
+    stamp: time has moved on. Any other lower `seq`, another sensor size or another encoding is a new stream.
 
     Attributes:
         counts: what came and what was lost, so far.
@@ -74,6 +84,7 @@ class EventStream:
         self._kind: tuple[str, SensorSize | None] | None = None
         self._seq: int | None = None
         self._last: Packet | None = None
+        self._missing: deque[tuple[int, int]] = deque(maxlen=LOSSES_KEPT)  # first and last `seq` of the latest losses
 
     @property
     def size(self) -> SensorSize | None:
@@ -81,7 +92,7 @@ class EventStream:
         return self._kind[1] if self._kind else self._size
 
     def decode(self, packet: Packet) -> Piece | None:
-        """Return the packet's events, or None for a duplicate.
+        """Return the packet's events, or None for a duplicate or one that comes late.
 
         Raises:
             EventDataError: for an unknown encoding or an impossible packet; the stream goes on with the next one.
@@ -99,6 +110,9 @@ class EventStream:
             if self._is_duplicate(packet):
                 self._count(duplicates=1)
                 return None
+            if self._is_late(packet):
+                self._count(late_packets=1)
+                return None
             lost = max(0, packet.seq - self._seq - 1)
             restarted = packet.seq < self._seq
         kind = (packet.encoding, packet.size or self._size)
@@ -109,6 +123,12 @@ class EventStream:
         elif lost:
             decoder.resync()
         events = decoder.decode(replace(packet, size=kind[1]))
+        if restarted:
+            self._missing.clear()
+        elif lost and packet.seq is not None:
+            self._missing.append((packet.seq - lost, packet.seq - 1))
+        # After a loss events may have to wait for their row for several packets, which lack them as well.
+        lossy = lost > 0 or (bool(self._missing) and events.losses.unsynced > 0)
         # Kept only now: a packet that cannot be read counts as lost when the next one comes.
         self._decoder, self._kind, self._seq, self._last = decoder, kind, packet.seq, packet
         self._count(
@@ -120,7 +140,7 @@ class EventStream:
             restarts=int(restarted),
             losses=events.losses,
         )
-        return Piece(events, lossy=lost > 0, restarted=restarted)
+        return Piece(events, lossy=lossy, restarted=restarted)
 
     def _is_duplicate(self, packet: Packet) -> bool:
         """Return whether this is the last packet again. A driver that never sets `seq` repeats the number alone."""
@@ -128,6 +148,13 @@ class EventStream:
         if last is None or packet.seq != last.seq or packet.stamp_ns != last.stamp_ns:
             return False
         return np.array_equal(packet.data, last.data)
+
+    def _is_late(self, packet: Packet) -> bool:
+        """Return whether this is a packet that was taken for lost. A driver that begins anew has a later stamp."""
+        last, seq = self._last, packet.seq
+        if last is None or seq is None or packet.stamp_ns >= last.stamp_ns or packet.encoding != last.encoding:
+            return False
+        return any(first <= seq <= to for first, to in self._missing)
 
     def _new_decoder(self, packet: Packet) -> Decoder:
         known = self._registry.names("event_decoder")
@@ -149,6 +176,11 @@ class PacketWindows:
         stream: decoding and its counts.
         windower: cutting and its counts; None before the first packet.
         clock: sensor time to the clock of the packets' stamps.
+        duplicates: what drops duplicates, and counts them; None unless asked for.
+
+    Args:
+        drop_duplicates: leave out events that are equal to another in all columns.
+        make_filler: returns what fills the model's grids as events of a sensor size arrive (see `events.filling`).
     """
 
     def __init__(
@@ -157,14 +189,19 @@ class PacketWindows:
         window_us: int,
         *,
         max_gap_us: int | None,
+        stride_us: int | None = None,
         name: str = "",
         size: SensorSize | None = None,
         topic: str = "",
+        drop_duplicates: bool = False,
+        make_filler: Callable[[SensorSize], Filler | None] | None = None,
     ) -> None:
         self.stream = EventStream(registry, size=size, topic=topic)
+        self.duplicates = DuplicateFilter() if drop_duplicates else None
+        self._make_filler = make_filler
         self.windower: Windower | None = None
         self.clock = SensorClock()
-        self._window_us, self._max_gap_us, self._name = window_us, max_gap_us, name
+        self._window_us, self._stride_us, self._max_gap_us, self._name = window_us, stride_us, max_gap_us, name
 
     def push(self, packet: Packet) -> Iterator[EventWindow]:
         """Yield the windows this packet closes; run the iterator to its end.
@@ -175,6 +212,8 @@ class PacketWindows:
         piece = self.stream.decode(packet)
         if piece is None:
             return
+        if self.duplicates is not None:
+            piece = replace(piece, events=self.duplicates.filter(piece.events))
         if self.windower is None:
             self.windower = self._new_windower(piece.events.size)
         elif piece.restarted:
@@ -210,4 +249,12 @@ class PacketWindows:
         self.clock.observe(sensor_us * 1000, packet.stamp_ns)
 
     def _new_windower(self, size: SensorSize) -> Windower:
-        return Windower(self._window_us, size, max_gap_us=self._max_gap_us, stream=self._name)
+        filler = self._make_filler(size) if self._make_filler else None
+        return Windower(
+            self._window_us,
+            size,
+            stride_us=self._stride_us,
+            max_gap_us=self._max_gap_us,
+            stream=self._name,
+            filler=filler,
+        )

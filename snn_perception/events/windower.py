@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snn_perception.events.jit import kernel
 from snn_perception.types import JITTER_US, DecodedEvents, EventArray, EventWindow, SensorSize
+
+if TYPE_CHECKING:  # it brings torch, which reading a recording does not need
+    from snn_perception.events.filling import Filler
 
 _LONG_AGO_US = -(1 << 63)
 
@@ -24,6 +30,11 @@ class Windower:
     complete) only a backward jump is one. Smaller backward steps are disorder: such events are moved up to the time
     already reached, and counted.
 
+    With a `stride_us` shorter than the window, of which it must be a part, windows overlap: one ends at every multiple
+    of the stride and reaches back `window_us`, also to before the first event or the last gap, where there is nothing.
+
+    A `filler` is given the events as they come; each window then carries the grid that it filled.
+
     Attributes:
         windows, gaps, disordered: counted since the start.
     """
@@ -33,13 +44,21 @@ class Windower:
         window_us: int,
         size: SensorSize,
         *,
+        stride_us: int | None = None,
         max_gap_us: int | None = None,
         t_start_us: int | None = None,
         stream: str = "",
+        filler: Filler | None = None,
     ) -> None:
-        if window_us <= 0:
-            raise ValueError(f"window_us must be positive, got {window_us}")
-        self.window_us, self.size, self.max_gap_us, self.stream = window_us, size, max_gap_us, stream
+        stride_us = window_us if stride_us is None else stride_us
+        if window_us <= 0 or stride_us <= 0 or window_us % stride_us:
+            raise ValueError(f"window_us must be a positive multiple of stride_us, got {window_us} and {stride_us}")
+        if filler is not None and stride_us != window_us:
+            raise ValueError("windows that overlap share events, so no grid can be filled as they arrive")
+        self.window_us, self.stride_us, self.size = window_us, stride_us, size
+        self.max_gap_us, self.stream = max_gap_us, stream
+        self._earlier: deque[tuple[list[EventArray], bool]] = deque(maxlen=window_us // stride_us - 1)
+        self._filler = filler
         self.windows = self.gaps = self.disordered = 0
         self._start_us = t_start_us
         self._now_us = _LONG_AGO_US
@@ -58,21 +77,20 @@ class Windower:
             self._note_loss(lossy, decoded, None)
             yield from self._advance(decoded, int(decoded.t[-1]) if len(decoded) else None)
             return
-        events, ticks = decoded.to_event_array(), decoded.us_divisor
-        reached = None if decoded.t_reached is None else decoded.t_reached // ticks
+        events = decoded.to_event_array()
+        reached = None if decoded.t_reached is None else decoded.t_reached // decoded.us_divisor
         self._note_loss(lossy, events, reached)
         done = 0
-        for index, before, after in (decoded.leaps // [1, ticks, ticks]).tolist():
+        for index, before, after in _leaps_us(decoded):
             if self._is_gap(before, after):
-                yield from self._advance(events[done:index], before)
+                yield from self._advance(events[done:index], before, decoded.in_order)
                 yield from self.interrupt(after)
                 done = index
-        yield from self._advance(events[done:] if done else events, reached)
+        yield from self._advance(events[done:] if done else events, reached, decoded.in_order)
 
     def resumes_us(self, decoded: DecodedEvents) -> int | None:
         """Return the sensor time at which the stream goes on after the last gap in these events; None without a gap."""
-        ticks = decoded.us_divisor
-        for _, before, after in (decoded.leaps[::-1] // [1, ticks, ticks]).tolist():
+        for _, before, after in reversed(_leaps_us(decoded)):
             if self._is_gap(before, after):
                 return int(after)
         return None
@@ -83,12 +101,13 @@ class Windower:
             self._now_us = _LONG_AGO_US
             return
         self.gaps += 1
-        if resumes_us is not None and self._start_us <= resumes_us < self._start_us + self.window_us:
+        if resumes_us is not None and self._start_us <= resumes_us < self._start_us + self.stride_us:
             self._lossy = True  # the jump ends in the window in which it began: there is nothing to cut
             return
         if self._parts or (resumes_us is not None and resumes_us > self._start_us):
             yield self._close()
         self._start_us = None
+        self._earlier.clear()
         self._now_us = _LONG_AGO_US
         self._lost_until_us = min(self._lost_until_us, _LONG_AGO_US if resumes_us is None else resumes_us)
         self._after_gap = True
@@ -108,7 +127,8 @@ class Windower:
         known_us = int(events.t[0]) if len(events) else reached_us
         self._lossy |= lossy
         self._loss_is_open |= lossy
-        if self._loss_is_open and known_us is not None:
+        # A decoder that still waits for time after the loss repeats the time before it: that tells of no end.
+        if self._loss_is_open and known_us is not None and (len(events) or known_us > self._now_us):
             self._lost_until_us, self._loss_is_open = known_us, False
 
     def _is_gap(self, before_us: int, after_us: int) -> bool:
@@ -116,49 +136,93 @@ class Windower:
             return True
         return self.max_gap_us is not None and after_us - before_us > self.max_gap_us
 
-    def _advance(self, events: EventArray, reached_us: int | None) -> Iterator[EventWindow]:
+    def _advance(self, events: EventArray, reached_us: int | None, in_order: bool = False) -> Iterator[EventWindow]:
         """Yield what `events` (no gap among them) and the time reached after them close."""
         if len(events):
-            events = self._in_order(events)
+            events = self._in_order(events, in_order)
             if self._start_us is None:
-                self._start_us = int(events.t[0]) // self.window_us * self.window_us
+                self._start_us = int(events.t[0]) // self.stride_us * self.stride_us
             elif events.t[0] < self._start_us:  # before the data set's start
                 events = events[int(np.searchsorted(events.t, self._start_us)) :]
         while len(events):
             assert self._start_us is not None
-            cut = int(np.searchsorted(events.t, self._start_us + self.window_us))
-            if cut:
-                self._parts.append(events[:cut])
-            if cut == len(events):
+            if events.t[-1] < self._start_us + self.stride_us:
+                self._take(events)
                 break
+            cut = int(np.searchsorted(events.t, self._start_us + self.stride_us))
+            if cut:
+                self._take(events[:cut])
             events = events[cut:]
             yield self._close()
         if reached_us is not None:
             self._now_us = max(self._now_us, reached_us)
-        while self._start_us is not None and self._now_us >= self._start_us + self.window_us:
+        while self._start_us is not None and self._now_us >= self._start_us + self.stride_us:
             yield self._close()
 
-    def _in_order(self, events: EventArray) -> EventArray:
+    def _in_order(self, events: EventArray, in_order: bool) -> EventArray:
         """Return the events with time that never runs backwards, and note the time they reach."""
-        t = events.t
-        if t[0] < self._now_us or (t[1:] < t[:-1]).any():
-            ordered = np.maximum(np.maximum.accumulate(t), self._now_us)
-            self.disordered += int(np.count_nonzero(ordered != t))
-            events = EventArray(events.x, events.y, events.p, ordered, events.size)
+        if not in_order or events.t[0] < self._now_us:
+            events, moved = moved_up(events, self._now_us)
+            self.disordered += moved
         self._now_us = int(events.t[-1])
         return events
 
+    def _take(self, events: EventArray) -> None:
+        """Add events, at least one, to the open window."""
+        assert self._start_us is not None
+        self._parts.append(events)
+        if self._filler is not None:
+            self._filler.add(events, self._start_us, self._start_us + self.stride_us)
+
     def _close(self) -> EventWindow:
         assert self._start_us is not None
-        end_us = self._start_us + self.window_us
+        end_us = self._start_us + self.stride_us
+        parts, lossy = self._parts, self._lossy or self._lost_until_us > self._start_us
+        if self._earlier.maxlen:
+            parts, lossy = self._with_earlier(parts, lossy)
+        events = EventArray.joined(parts, self.size)
         window = EventWindow(
-            EventArray.concatenate(self._parts, self.size),
-            self._start_us,
+            events,
+            end_us - self.window_us,
             end_us,
             self.stream,
-            lossy=self._lossy or self._lost_until_us > self._start_us,
-            after_gap=self._after_gap,
+            lossy,
+            self._after_gap,
+            None if self._filler is None else self._filler.take(events),
         )
         self._parts, self._lossy, self._after_gap, self._start_us = [], False, False, end_us
         self.windows += 1
         return window
+
+    def _with_earlier(self, parts: list[EventArray], lossy: bool) -> tuple[list[EventArray], bool]:
+        """Return what an overlapping window holds besides its newest part, and keep that for the next ones."""
+        strides = [*self._earlier, (parts, lossy)]
+        self._earlier.append((parts, lossy))
+        return [part for some, _ in strides for part in some], any(was_lossy for _, was_lossy in strides)
+
+
+def _leaps_us(decoded: DecodedEvents) -> list[list[int]]:
+    """Return the leaps with their times in microseconds."""
+    if not len(decoded.leaps):
+        return []
+    ticks = decoded.us_divisor
+    leaps: list[list[int]] = (decoded.leaps // [1, ticks, ticks]).tolist()
+    return leaps
+
+
+def moved_up(events: EventArray, reached_us: int) -> tuple[EventArray, int]:
+    """Return events, at least one, with late ones moved up to the time already reached, and how many were."""
+    t = events.t
+    if t[0] >= reached_us and not decreases(t):
+        return events, 0
+    ordered = np.maximum(np.maximum.accumulate(t), reached_us)
+    return EventArray(events.x, events.y, events.p, ordered, events.size), int(np.count_nonzero(ordered != t))
+
+
+@kernel
+def decreases(t):  # type: ignore[no-untyped-def]
+    """Return whether times int64 [N] fall somewhere."""
+    signs = np.int64(0)
+    for i in range(1, len(t)):
+        signs |= t[i] - t[i - 1]  # negative as soon as one difference is; no branch, so that it runs in vectors
+    return signs < 0

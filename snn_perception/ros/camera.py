@@ -23,6 +23,7 @@ from snn_perception.events.stream import PacketWindows
 from snn_perception.registry import Registry
 from snn_perception.ros.messages import packet_from_event_packet, packet_from_point_cloud
 from snn_perception.ros.queue import JobQueue, WindowJob
+from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.types import EventWindow, Packet, SensorSize
 
 MESSAGE_TYPES = {
@@ -73,7 +74,7 @@ class Camera:
         name: str,
         settings: dict[str, Any],
         registry: Registry,
-        window_us: int,
+        pipeline: DetectionPipeline,
         queue: JobQueue,
     ) -> None:
         # The first packet may take some seconds longer: discovery, a camera that is just starting.
@@ -88,11 +89,14 @@ class Camera:
         width, height = settings["sensor_width"], settings["sensor_height"]
         self.packets = PacketWindows(
             registry,
-            window_us,
+            pipeline.spec.window_us,
+            stride_us=pipeline.spec.stride_us,
             max_gap_us=settings["max_gap_ms"] * 1000,
             name=name,
             size=SensorSize(height, width) if width and height else None,
             topic=self.topic,
+            drop_duplicates=settings["drop_duplicates"],
+            make_filler=pipeline.make_filler,
         )
         message_type, self._to_packet = MESSAGE_TYPES[settings["input_type"]]
         self._subscription = node.create_subscription(

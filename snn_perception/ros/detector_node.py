@@ -136,8 +136,7 @@ class DetectorNode(LifecycleNode):
         self._worker = InferenceThread(self._pipeline, self._queue, self._on_result, self._on_failed_window)
         self._worker.start()
         for name in settings["cameras"] or [""]:
-            window_us = self._pipeline.spec.window_us
-            self._cameras[name] = Camera(self, name, settings, self._registry, window_us, self._queue)
+            self._cameras[name] = Camera(self, name, settings, self._registry, self._pipeline, self._queue)
         self._publish_label_info()
         self._publish_vision_info()
 

@@ -13,13 +13,14 @@ from snn_perception.ros.camera import Camera
 def camera_status(node_name: str, camera: Camera, queued: int, previous: dict[str, int]) -> DiagnosticStatus:
     """Return the state of one camera; `previous` holds the loss counts of the last report and is brought up to date."""
     figures, counts = camera.figures, camera.packets.stream.counts
-    windower = camera.packets.windower
+    windower, duplicates = camera.packets.windower, camera.packets.duplicates
     lost = {
         "dropped windows": figures.dropped_windows,
         "failed windows": figures.failed_windows,
         "failed messages": figures.failed_messages,
         "bad packets": figures.bad_packets,
         "lost packets": counts.lost_packets,
+        "late packets": counts.late_packets,
         "duplicate packets": counts.duplicates,
         "undecodable data": counts.losses.total,
         "stream gaps": windower.gaps if windower else 0,
@@ -45,6 +46,8 @@ def camera_status(node_name: str, camera: Camera, queued: int, previous: dict[st
         "stream restarts": counts.restarts,
         "windows": windower.windows if windower else 0,
         "disordered events": windower.disordered if windower else 0,
+        "duplicate events": duplicates.dropped if duplicates is not None else 0,
+        "sensor clock drift ppm": f"{camera.packets.clock.drift_ppm:.1f}",
         "windows published": figures.published,
         "detections": figures.detections,
         "windows waiting": queued,

@@ -85,6 +85,7 @@ SETTINGS = (
         choices=("drop_oldest", "block"),
     ),
     Setting("max_gap_ms", 1000, "a longer interruption puts the membranes to rest", UNCONFIGURED, 100, 86_400_000),
+    Setting("drop_duplicates", False, "leave out events that are equal to another", UNCONFIGURED),
     Setting("geometry", "scale", "what to do with another sensor size than the model's", UNCONFIGURED, choices=MODES),
     Setting(
         "stamp_source",

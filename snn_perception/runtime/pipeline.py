@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from snn_perception.detector import Detector
+from snn_perception.events.filling import Filler
 from snn_perception.events.geometry import GeometryMode, InputMapping
+from snn_perception.events.grid import Filled, GridRepresentation
+from snn_perception.events.window_source import DEFAULT_MAX_GAP_US
 from snn_perception.runtime.stream import Continuity, StreamState, continuity
 from snn_perception.types import Detections, EventWindow, SensorSize
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_GAP_US = 1_000_000
 
 
 class DetectionPipeline:
@@ -59,8 +60,7 @@ class DetectionPipeline:
         follows = continuity(window, stream, stride_us=self.spec.stride_us, max_gap_us=self.max_gap_us)
         before = stream.model if follows in (Continuity.FOLLOWS, Continuity.HELD) else None
         mapping = self._mapping(window.events.size)
-        x = self.detector.represent(mapping.events(window))
-        x = x.to(self.detector.device, self.detector.dtype)
+        x = self.detector.represent(window if self._is_filled(window, mapping) else mapping.events(window))
         (found,), after = self.detector.infer(x, before)
         detections = replace(mapping.boxes(self._best(found)), t_us=window.t_end_us)
         return detections, StreamState(
@@ -71,6 +71,27 @@ class DetectionPipeline:
             resets=stream.resets + (follows is Continuity.RESET),
             size=window.events.size,
         )
+
+    def make_filler(self, sensor: SensorSize) -> Filler | None:
+        """Return what fills this model's grids while events of a sensor arrive.
+
+        None where all events must be in first, or where the sensor does not fit, which each step will say.
+        """
+        representation = self.detector.representation
+        if not isinstance(representation, GridRepresentation) or not representation.is_incremental:
+            return None
+        if self.spec.stride_us != self.spec.window_us:  # an event belongs to several windows
+            return None
+        if self.geometry == "strict" and sensor != self.spec.sensor_size:
+            return None
+        return Filler(representation, self._mapping(sensor))
+
+    def _is_filled(self, window: EventWindow, mapping: InputMapping) -> bool:
+        """Return whether this pipeline's own filler has seen the window's events, so that none need to be mapped."""
+        filled = window.filled
+        if not isinstance(filled, Filled) or filled.maker is not self.detector.representation:
+            return False
+        return filled.mapping is mapping and filled.belongs_to(window)
 
     def _best(self, found: Detections) -> Detections:
         keep = int(np.count_nonzero(found.score >= self.score_threshold))  # scores do not increase

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from snn_perception.errors import SnnPerceptionError
 from snn_perception.types import F32, U8, Detections, EventArray, EventWindow
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 
-_BRIGHTEST = 4  # events of a polarity at which a pixel has its full colour
+BRIGHTEST = 4  # events of a polarity at which a pixel has its full colour
 _MIN_WIDTH_PX = 600  # smaller sensors are enlarged to about this
 
 
@@ -90,10 +91,10 @@ def draw_window(
     text_px = int(np.clip(width / 46, 11, 18))
     picture = _picture_with_boxes(enlarged, detections, classes, scale, text_px, colours)
     header, footer = text_px + 10, (text_px + 10 if note else 0)
-    image, pen = _pillow(np.full((header + height + footer, width, 3), colours.band, np.uint8))
+    image, pen = pillow_of(np.full((header + height + footer, width, 3), colours.band, np.uint8))
     image.paste(picture, (0, header))
-    pen.text((6, 4), _header(window, detections, number), fill=colours.text, font=_font(text_px))
-    pen.text((6, header + height + 4), note, fill=colours.text, font=_font(text_px))
+    pen.text((6, 4), _header(window, detections, number), fill=colours.text, font=font(text_px))
+    pen.text((6, header + height + 4), note, fill=colours.text, font=font(text_px))
     return np.asarray(image)
 
 
@@ -107,18 +108,24 @@ def draw_events(events: EventArray, theme: Theme = THEMES["dark"]) -> U8:
     cells = events.size.height * events.size.width
     at = events.y.astype(np.int64) * events.size.width + events.x
     is_on = events.p != 0
-    on, off = (np.minimum(np.bincount(at[rows], minlength=cells), _BRIGHTEST) for rows in (is_on, ~is_on))
-    picture: U8 = _palette(theme)[on * (_BRIGHTEST + 1) + off].reshape(events.size.height, events.size.width, 3)
+    on, off = (np.bincount(at[rows], minlength=cells) for rows in (is_on, ~is_on))
+    return draw_counts(on, off, theme).reshape(events.size.height, events.size.width, 3)
+
+
+def draw_counts(on: npt.NDArray[Any], off: npt.NDArray[Any], theme: Theme = THEMES["dark"]) -> U8:
+    """Return uint8 RGB [..., 3] for counts of ON and OFF events [...]; from `BRIGHTEST` on the colour is full."""
+    row = np.minimum(on, BRIGHTEST).astype(np.intp) * (BRIGHTEST + 1) + np.minimum(off, BRIGHTEST)
+    picture: U8 = _palette(theme)[row]
     return picture
 
 
 @lru_cache(maxsize=8)
 def _palette(theme: Theme) -> U8:
     """Return the colour of each pair of counts, uint8 [(n + 1)^2, 3], row ``on * (n + 1) + off``."""
-    on, off = (axis.ravel()[:, None] for axis in np.mgrid[: _BRIGHTEST + 1, : _BRIGHTEST + 1].astype(float))
+    on, off = (axis.ravel()[:, None] for axis in np.mgrid[: BRIGHTEST + 1, : BRIGHTEST + 1].astype(float))
     total = np.maximum(on + off, 1)
     hue = (on * np.array(theme.on) + off * np.array(theme.off)) / total
-    strength = np.where(on + off > 0, 0.5 + 0.5 * (np.minimum(total, _BRIGHTEST) - 1) / (_BRIGHTEST - 1), 0)
+    strength = np.where(on + off > 0, 0.5 + 0.5 * (np.minimum(total, BRIGHTEST) - 1) / (BRIGHTEST - 1), 0)
     colours: U8 = np.rint(hue * strength + np.array(theme.background) * (1 - strength)).astype(np.uint8)
     return colours
 
@@ -139,18 +146,18 @@ def _picture_with_boxes(
     enlarged: U8, detections: Detections, classes: Sequence[str], scale: int, text_px: int, theme: Theme
 ) -> Any:
     """Return a Pillow image of the events with the boxes and then the labels on them, the best ones on top."""
-    image, draw = _pillow(enlarged)
-    pen = _BoxPen(draw, theme, text_px, width=image.width, height=image.height)
+    image, draw = pillow_of(enlarged)
+    pen = BoxPen(draw, theme, text_px, width=image.width, height=image.height)
     worst_first = list(zip(detections.xyxy * scale, detections.score, detections.class_id.tolist(), strict=True))[::-1]
     for xyxy, _, class_id in worst_first:
         pen.box(xyxy, class_id)
     for xyxy, score, class_id in worst_first:
-        pen.label(xyxy, class_id, f"{_name(classes, class_id)}  {score:.2f}")
+        pen.label(xyxy, class_id, f"{class_name(classes, class_id)}  {score:.2f}")
     return image
 
 
 @dataclass(frozen=True)
-class _BoxPen:
+class BoxPen:
     """Draws boxes and labels into a picture of a size in pixels."""
 
     draw: ImageDraw
@@ -168,13 +175,13 @@ class _BoxPen:
     def label(self, xyxy: F32, class_id: int, text: str) -> None:
         """Draw the label above the box, below it where there is no room, or else inside."""
         x1, y1, _, y2 = self._corners(xyxy)
-        left, up, right, down = self.draw.textbbox((0, 0), text, font=_font(self.text_px))
+        left, up, right, down = self.draw.textbbox((0, 0), text, font=font(self.text_px))
         wide, high = right - left + 6, down - up + 5
         x = max(0, min(x1, self.width - wide))
         y = next((y for y in (y1 - high, y2 + 1) if 0 <= y < self.height - high), y1 + 2)
         colour = self._colour(class_id)
         self.draw.rectangle((x, y, x + wide, y + high), fill=colour)
-        self.draw.text((x + 3 - left, y + 3 - up), text, fill=_readable_on(colour), font=_font(self.text_px))
+        self.draw.text((x + 3 - left, y + 3 - up), text, fill=_readable_on(colour), font=font(self.text_px))
 
     def _corners(self, xyxy: F32) -> tuple[int, int, int, int]:
         x1, y1, x2, y2 = (int(v) for v in np.clip(np.nan_to_num(xyxy), 0, [self.width - 1, self.height - 1] * 2))
@@ -189,7 +196,8 @@ def _readable_on(colour: Colour) -> Colour:
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
 
 
-def _name(classes: Sequence[str], class_id: int) -> str:
+def class_name(classes: Sequence[str], class_id: int) -> str:
+    """Return the name of a class, ``class N`` for one that has none."""
     return classes[class_id] if 0 <= class_id < len(classes) else f"class {class_id}"
 
 
@@ -197,7 +205,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _pillow(canvas: U8) -> tuple[Any, ImageDraw]:
+def pillow_of(canvas: U8) -> tuple[Any, ImageDraw]:
     """Return a Pillow image of `canvas` and a pen for it."""
     try:
         from PIL import Image, ImageDraw
@@ -208,7 +216,7 @@ def _pillow(canvas: U8) -> tuple[Any, ImageDraw]:
 
 
 @lru_cache(maxsize=8)
-def _font(size_px: int) -> Any:
+def font(size_px: int) -> Any:
     """Return Pillow's own font at a size; before Pillow 10.1 it has one size only."""
     from PIL import ImageFont
 

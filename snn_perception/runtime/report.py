@@ -76,14 +76,15 @@ def losses_of(source: WindowSource) -> dict[str, int]:
     """Return what was lost on the way from the recording to the windows, by kind, so far.
 
     Packets: ``lost_packets`` in ``sequence_gaps`` places, ``bad_packets`` that cannot be read (numbered ones are also
-    among the lost), ``duplicates`` ignored, ``restarts`` of the driver. Inside packets: see `Losses`. ``disordered``:
-    events that came late and were moved up to the time already reached.
+    among the lost), ``late_packets`` and ``duplicates`` ignored, ``restarts`` of the driver. Inside packets: see
+    `Losses`. ``disordered``: events that came late and were moved up to the time already reached.
     """
     counts: StreamCounts = source.counts
     return {
         "lost_packets": counts.lost_packets,
         "sequence_gaps": counts.sequence_gaps,
         "bad_packets": counts.bad_packets,
+        "late_packets": counts.late_packets,
         "duplicates": counts.duplicates,
         "restarts": counts.restarts,
         **asdict(counts.losses),

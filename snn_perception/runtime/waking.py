@@ -12,7 +12,6 @@ from snn_perception.errors import EventDataError
 from snn_perception.events.geometry import InputMapping
 from snn_perception.events.recording import Recording, open_recording
 from snn_perception.registry import Registry
-from snn_perception.runtime.pipeline import DEFAULT_MAX_GAP_US
 from snn_perception.runtime.replay import WindowSource
 from snn_perception.testing import wake
 
@@ -29,7 +28,7 @@ def wake_on_recording(
     """
     if not isinstance(recording, Recording):
         recording = open_recording(recording, registry)
-    source = WindowSource(recording, registry, detector.spec.window_us, max_gap_us=DEFAULT_MAX_GAP_US)
+    source = WindowSource(recording, registry, detector.spec.window_us, stride_us=detector.spec.stride_us)
     inputs = []
     for window in islice((w for w in source if len(w.events)), windows):
         mapping = InputMapping(window.events.size, detector.spec.sensor_size)

@@ -10,10 +10,12 @@ every spiking layer fires, since a silent network would pass anything.
     firing   which layers spike, how often, and how to wake them
     inputs   small event windows and sparse tensors
     steps    the checks that hold for any ``(input, state) -> (output, state)``
-    checks   one check for each kind of component
+    checks   one check for each kind of component of a model
+    datasets the check of a data set
 """
 
 from snn_perception.testing.checks import check_backbone, check_head, check_neuron, check_representation
+from snn_perception.testing.datasets import check_dataset
 from snn_perception.testing.firing import FiringMeter, spiking_layers, wake
 from snn_perception.testing.inputs import event_window, sparse_input
 from snn_perception.testing.steps import check_step
@@ -21,6 +23,7 @@ from snn_perception.testing.steps import check_step
 __all__ = [
     "FiringMeter",
     "check_backbone",
+    "check_dataset",
     "check_head",
     "check_neuron",
     "check_representation",

@@ -108,7 +108,8 @@ def check_representation(make: Callable[[SensorSize], Any], *, size: SensorSize 
     represent = make(size)
     window, other = event_window(size, seed=1), event_window(size, seed=2)
     x = represent(window)
-    shape = (represent.steps, represent.channels, size.height, size.width)
+    target = getattr(represent, "output_size", size)
+    shape = (represent.steps, represent.channels, target.height, target.width)
     assert tuple(x.shape) == shape, f"expected [steps, channels, H, W] = {list(shape)}, got {list(x.shape)}"
     assert x.dtype == torch.float32, f"expected float32, got {x.dtype}"
     assert x.isfinite().all() and x.any(), "500 events must give finite values that are not all zero"
@@ -120,10 +121,23 @@ def check_representation(make: Callable[[SensorSize], Any], *, size: SensorSize 
     assert torch.equal(represent(later), x), "only the time inside the window may count, not the window's own"
     silent = represent(event_window(size, count=0))
     assert tuple(silent.shape) == shape and silent.isfinite().all(), "a window without events must give finite values"
-    _check_each_event_counts(represent, window, silent)
+    if target == size:
+        _check_pixels(x, window, silent)
+        if getattr(represent, "is_incremental", True):
+            _check_each_event_counts(represent, window, silent)
+
+
+def _check_pixels(x: Tensor, window: EventWindow, silent: Tensor) -> None:
+    changed = (x != silent).flatten(0, 1).any(dim=0)
+    fired = torch.zeros_like(changed)
+    fired[window.events.y.astype(int), window.events.x.astype(int)] = True
+    assert not (changed & ~fired).any(), "pixels without events must be as in silence"
+    share = float((changed & fired).sum() / fired.sum())
+    assert share > 0.9, f"expected nearly all pixels with events to differ from silence, {share:.0%} do"
 
 
 def _check_each_event_counts(represent: Callable[[EventWindow], Tensor], window: EventWindow, silent: Tensor) -> None:
+    """Assert it where bins are those of the window; where they follow the events, a lone event may have none."""
     for at in (0, len(window.events) - 1):
         alone = EventWindow(window.events[at : at + 1], window.t_start_us, window.t_end_us)
         changed = (represent(alone) != silent).flatten(0, 1).any(dim=0).nonzero().tolist()

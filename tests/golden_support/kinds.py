@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from snn_perception.registry import Registry
-from tests.golden_support import models, parts
+from tests.golden_support import inputs, models, parts
 from tests.golden_support.vectors import Vector
 
 # What is not there yet -> the issue that brings it. Its vectors must fail until then; remove the line with the issue.
@@ -75,15 +75,17 @@ KINDS = (
     Kind("post-processing", _has("reg", "cls", "boxes", "scores"), parts.check_postprocess),
     Kind("neuron", _has("x", "spikes", "v", "grad_x"), parts.check_plif),
     Kind("event window", _has("tensor_bits", "label_rows"), parts.check_event_window),
+    Kind("event representation", _has("gen1/micro_sum", "rvt/histogram"), inputs.check_event_representation),
+    Kind("ternary input", _has("frames_channel0_TWH"), inputs.check_ternary_input),
     Kind(
         "EAS-SNN",
-        _comes_from("EAS-SNN"),
+        lambda v: _comes_from("EAS-SNN")(v) and "gen1/micro_sum" not in v.arrays,
         _awaited_component("backbone", "eas_snn"),
         lambda vector: "eas_snn",
     ),
     Kind(
         "SpikeYOLO",
-        _comes_from("SpikeYOLO"),
+        lambda v: _comes_from("SpikeYOLO")(v) and "frames_channel0_TWH" not in v.arrays,
         _awaited_component("backbone", "spikeyolo"),
         lambda vector: "spikeyolo",
     ),

@@ -151,7 +151,8 @@ def check_event_window(vector: Vector, registry: Registry) -> None:
     x, y, p, t = (vector.input(name) for name in "xypt")
     start = int(t.min()) // window_us * window_us
     events = EventArray(x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8), t.astype(np.int64), size)
-    representation = registry.build("representation", "voxel_cube", size, tbin=recipe["tbin"])
+    layout = "bin_major" if recipe["tbin"] == 1 else "polarity_only"  # the reference leaves the added channels empty
+    representation = registry.build("representation", "voxel_cube", size, tbin=recipe["tbin"], layout=layout)
     tensor = representation(EventWindow(events, start, start + window_us))
     assert len(tensor) == representation.steps == recipe["T"]
     vector.compare("tensor_bits", np.packbits(tensor.numpy().astype(bool).ravel()))

@@ -9,18 +9,25 @@ from snn_perception.api import (
     API_VERSION,
     Component,
     ComponentRef,
+    Dataset,
+    DatasetReport,
     DecodedEvents,
     Detections,
     EventWindow,
     FeatureInfo,
     ImportReport,
+    LabelledRecording,
     ModelSpec,
     Packet,
     Recording,
     SensorSize,
     Spike,
+    checked_root,
+    choose_recordings,
     fold_time,
+    header_fault,
     hookimpl,
+    list_files,
     membrane,
 )
 
@@ -159,7 +166,7 @@ class TextRecording(Recording):
     def claims(path):
         return path.suffix == ".good"
 
-    def chunks(self, max_events=1 << 16):
+    def chunks(self, max_events=1 << 16, *, start_us=None, align_us=None):
         t, x, y, p = np.loadtxt(self.path, dtype=np.int64, ndmin=2).T
         yield DecodedEvents(x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8), t, self.size)
 
@@ -177,5 +184,14 @@ class WordDecoder:
         self.last = 0
 
 
-def recordings(root, split, *, suffix: str = ".good"):
-    return sorted(Path(root, split).glob(f"*{suffix}"))
+def recordings(root, split, *, suffix: str = ".good", limit: int | None = None, skip_faulty: bool = True):
+    folder = checked_root(root) / split
+    found = [LabelledRecording(path.name, path) for path in list_files(folder) if path.suffix == suffix]
+    chosen = choose_recordings(found, faults, limit=limit, skip_faulty=skip_faulty)
+    report = DatasetReport(f"{folder} for *{suffix}", len(chosen.recordings), faulty=chosen.faulty)
+    return Dataset("good_set", split, ("thing",), None, chosen.recordings, report)
+
+
+def faults(recording):
+    fault = header_fault(recording.path)
+    return (fault,) if fault else ()
