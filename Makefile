@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros
 SOURCES := snn_perception plugins tests tools launch examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format demo bench-events clean
+.PHONY: help setup test test-slow lint format demo bench-events fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -38,8 +38,11 @@ format: setup ## rewrite the sources in the project's format
 demo: setup ## play a recording through the node; detections, table and video in demo/
 	$(PY) -m snn_perception.ros.demo --model '$(MODEL)' --output demo $(if $(RECORDING),--recording '$(RECORDING)')
 
-bench-events: setup ## speed of the event readers and representations
-	$(PY) tools/bench_events.py
+bench-events: setup ## measure the event path: docs/benchmarks/events.md
+	$(PY) tools/bench_events.py -o docs/benchmarks/events.md
+
+fuzz: setup ## a million damaged inputs for every decoder and format (hours); docs/fuzzing.md
+	$(PY) tools/fuzz.py -o docs/fuzzing.md
 
 clean: ## remove builds, caches and demo results (.venv stays)
 	rm -rf build install log dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .numba_cache

@@ -1,13 +1,10 @@
 #!/usr/bin/env python3
-"""Speed of EVT3 decoding (and of DAT reading) beside what copying the decoded bytes costs, on one thread.
+"""Speed of the event path: readers, decoders, windows and representations, beside floors and other libraries.
 
-    python tools/bench_events.py [--repeats N] [--json]
+    python tools/bench_events.py [--events N] [--repeats N] [--json] [-o docs/benchmarks/events.md]
 
-Streams are the real recordings, where they are present, and encoded synthetic events. "as packets" decodes the
-camera's own packets one by one, as the node does, with what Python costs per packet; "in one piece" decodes the same
-words as one packet. Each repeat measures every row and every floor once, so that other load on the machine meets all of
-them alike. The floor is a memcpy of the decoded columns (13 bytes per event); `ratio` is how many times more CPU time
-decoding takes, best against best.
+Everything runs on one thread of one process; every repeat measures each row once. Files lie in the page cache. Other
+libraries (`pip install expelliarmus faery`) are measured in the same run where they are installed.
 """
 
 from __future__ import annotations
@@ -15,159 +12,91 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-from snn_perception.events.evt3 import Evt3Decoder, warm_up
-from snn_perception.events.evt3_encode import packetize
-from snn_perception.events.rosbag2 import BagRecording
-from snn_perception.types import EventArray, Packet, SensorSize
+import torch  # noqa: E402
 
-RECORDINGS = Path(os.environ.get("SNN_RECORDINGS_DIR", Path(__file__).resolve().parents[2] / "shared" / "recordings"))
+from snn_perception.types import SensorSize  # noqa: E402
+from snn_perception.whole_file import whole_file  # noqa: E402
+from tools import bench_readers, bench_representations  # noqa: E402
+from tools.bench_support import Row, Run, machine, measure  # noqa: E402
+
+RECORDINGS = Path(os.environ.get("SNN_RECORDINGS_DIR", ROOT.parent / "shared" / "recordings"))
 RECORDING_NAMES = ("evt3_triggers_640x480_a", "evt3_trigger_b")
-SIZE = SensorSize(720, 1280)
-BYTES_OUT = 13  # x, y, p, t of an event
+SIZES = {"304x240": SensorSize(240, 304), "1280x720": SensorSize(720, 1280)}
 
 
-@dataclass(frozen=True)
-class Stream:
-    """Packets to decode, and the name under which they are reported."""
+def bench(events: int, repeats: int) -> dict[str, list[Row]]:
+    """Return the rows of each section."""
+    torch.set_num_threads(1)
+    sections: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sections["DAT"] = measure(bench_readers.dat_runs(folder, events), repeats)
+        sections["Other files"] = measure(bench_readers.file_runs(folder, events), repeats)
+    packets = bench_readers.packet_runs(RECORDINGS, RECORDING_NAMES)
+    if packets:
+        sections["EVT3 packets of real cameras"] = measure(packets, 3 * repeats)
+    for label, size in SIZES.items():
+        for count in (1_000_000, 50_000):
+            runs = bench_representations.histogram_runs(size, min(count, events))
+            sections[f"Histogram of {label}x20, {min(count, events):,} events"] = measure(runs, 3 * repeats)
+    gen1 = SIZES["304x240"]
+    few = min(50_000, events)
+    sections[f"Tensors of 304x240, {few:,} events"] = measure(bench_representations.tensor_runs(gen1, few), 3 * repeats)
+    closing: list[Run] = bench_representations.closing_runs(gen1, few)
+    sections[f"Closing a window of 304x240, {few:,} events"] = measure(closing, 20 * repeats)
+    return sections
 
-    name: str
-    packets: list[Packet]
 
-    def in_one_piece(self) -> Stream:
-        """Return the same words as one packet."""
-        whole = replace(self.packets[0], data=np.concatenate([packet.data for packet in self.packets]))
-        return Stream(self.name, [whole])
-
-    def decode(self) -> int:
-        """Decode everything; return the number of events."""
-        decoder = Evt3Decoder()
-        return sum(len(decoder.decode(packet)) for packet in self.packets)
-
-
-def streams(events: int) -> list[Stream]:
-    """Return the real recordings that are there, and synthetic streams of `events` events."""
-    found = [
-        Stream(name, list(BagRecording(RECORDINGS / name).packets()))
-        for name in RECORDING_NAMES
-        if (RECORDINGS / name).exists()
+def page(sections: dict[str, list[Row]], events: int) -> str:
+    """Return the figures as a page for people."""
+    lines = [
+        "# The event path, measured",
+        "",
+        "Made by `make bench-events`. One thread; CPU time, best of the repeats, all rows of a table measured in turn",
+        f"in one run. DAT, RAW and HDF5 files of {events:,} events lie in the page cache. A floor is what copying the",
+        "decoded columns (13 bytes an event) or reading the file's bytes costs. Each row runs after all others have",
+        "used the caches. 'read whole' fills fresh memory, which the system hands out no faster than the copy floor",
+        "shows; windows cost some 10 us of Python each, seen where they hold few events (33,000 in the DAT file).",
+        "",
+        "| machine | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in machine().items()),
     ]
-    for name, made in (("synthetic, single events", _scattered(events)), ("synthetic, vectors", _edges(events))):
-        found.append(Stream(name, list(packetize([made], SIZE, interval_us=4_000))))
-    return found
-
-
-def bench_evt3(events: int = 2_000_000, repeats: int = 15) -> list[dict[str, object]]:
-    """Return one row per stream and cut: speeds in million events per second, the memcpy floor, and their ratio."""
-    warm_up()
-    runs: dict[tuple[str, str], tuple[Stream, int]] = {}
-    for stream in streams(events):
-        count = stream.decode()
-        runs[stream.name, "as packets"] = (stream, count)
-        runs[stream.name, "in one piece"] = (stream.in_one_piece(), count)
-    seconds: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {key: [] for key in runs}
-    for _ in range(repeats):
-        for key, (stream, count) in runs.items():
-            copied = _measure(_copy_of(count))
-            seconds[key].append((*_measure(stream.decode), *copied))
-    return [_row(key, *runs[key], measured) for key, measured in seconds.items()]
-
-
-def _scattered(count: int) -> EventArray:
-    """Return events at random pixels, three per microsecond."""
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, SIZE.width, count, np.uint16), rng.integers(0, SIZE.height, count, np.uint16)
-    return EventArray(x, y, rng.integers(0, 2, count, np.uint8), np.arange(count) // 3, SIZE)
-
-
-def _edges(count: int) -> EventArray:
-    """Return events in rows of 24 px of which half fire at the same time, as a busy scene gives them."""
-    rng = np.random.default_rng(1)
-    runs = count // 12
-    fired = np.sort(rng.permuted(np.tile(np.arange(24), (runs, 1)), axis=1)[:, :12], axis=1)
-    x = rng.integers(0, SIZE.width - 24, (runs, 1)) + fired
-    y, p, t = rng.integers(0, SIZE.height, runs), rng.integers(0, 2, runs), np.cumsum(rng.integers(0, 3, runs))
-    y, p, t = (np.repeat(column, 12) for column in (y, p, t))
-    return EventArray(x.reshape(-1).astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8), t, SIZE)
-
-
-def _copy_of(events: int) -> Callable[[], object]:
-    source, target = np.ones(events * BYTES_OUT, np.uint8), np.ones(events * BYTES_OUT, np.uint8)
-    return lambda: np.copyto(target, source)
-
-
-def _measure(run: Callable[[], object]) -> tuple[float, float]:
-    """Return (wall, CPU) seconds of one run."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _row(
-    key: tuple[str, str], stream: Stream, events: int, seconds: list[tuple[float, float, float, float]]
-) -> dict[str, object]:
-    wall, cpu, floor, floor_cpu = ([row[i] for row in seconds] for i in range(4))
-    words = sum(len(packet.data) for packet in stream.packets) // 2
-    return {
-        "name": ", ".join(key),
-        "packets": len(stream.packets),
-        "events": events,
-        "words_per_event": round(words / events, 2),
-        "best_mev_s": round(events / min(wall) / 1e6, 1),
-        "median_mev_s": round(events / statistics.median(wall) / 1e6, 1),
-        "cpu_best_mev_s": round(events / max(min(cpu), 1e-9) / 1e6, 1),
-        "cpu_median_mev_s": round(events / max(statistics.median(cpu), 1e-9) / 1e6, 1),
-        "floor_mev_s": round(events / min(floor) / 1e6, 1),
-        "ratio": round(min(cpu) / max(min(floor_cpu), 1e-9), 1),
-    }
-
-
-def _print_table(rows: list[dict[str, object]]) -> None:
-    print("EVT3, million events per second")
-    columns = ("events", "words_per_event", "best_mev_s", "median_mev_s", "cpu_best_mev_s", "floor_mev_s", "ratio")
-    heads = ("events", "words/event", "wall best", "median", "CPU best", "floor", "ratio")
-    print(f"{'':40}" + "".join(f"{head:>12}" for head in heads))
-    for row in rows:
-        print(f"{row['name']:40}" + "".join(f"{row[column]:>12}" for column in columns))
-
-
-def _print_dat(rows: list[dict[str, object]]) -> None:
-    print("\nDAT, million events per second")
-    print(f"{'':40}{'events':>12}{'wall best':>12}{'median':>12}{'CPU best':>12}")
-    for row in rows:
-        cells = (row[name] for name in ("events", "best_mev_s", "median_mev_s", "cpu_best_mev_s"))
-        print(f"{row['name']:40}" + "".join(f"{cell:>12}" for cell in cells))
+    for title, rows in sections.items():
+        first = rows[0]
+        lines += ["", f"## {title}", "", f"| | million events/s | ns/event | speed of '{first.name}' to it |"]
+        lines += ["|---|---:|---:|---:|"]
+        lines += [f"| {row.name} | {row.mev_s:,.1f} | {row.ns:.2f} | {row.ns / first.ns:.2f} x |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Print the measurements as tables, or as one JSON object."""
+    """Print the measurements as a page, or as one JSON object."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
-    parser.add_argument("--events", type=int, default=2_000_000, help="per synthetic stream (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--events", type=int, default=10_000_000, help="in each file (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("-o", "--output", type=Path, metavar="PAGE.md", help="write the page here")
     arguments = parser.parse_args()
-    result = {"evt3": bench_evt3(arguments.events, arguments.repeats), "dat": _dat_rows()}
+    sections = bench(arguments.events, arguments.repeats)
+    text = page(sections, arguments.events)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(arguments.output) as partial:
+            partial.write_text(text)
     if arguments.json:
-        print(json.dumps(result))
-        return
-    _print_table(result["evt3"])
-    _print_dat(result["dat"])
-
-
-def _dat_rows() -> list[dict[str, object]]:
-    try:
-        from bench_dat import bench_dat  # beside this file
-    except ImportError:
-        from tools.bench_dat import bench_dat
-    rows: list[dict[str, object]] = bench_dat()
-    return rows
+        result: dict[str, Any] = {title: [row.as_dict() for row in rows] for title, rows in sections.items()}
+        print(json.dumps({"machine": machine(), **result}))
+    else:
+        print(text)
 
 
 if __name__ == "__main__":
