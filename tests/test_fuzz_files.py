@@ -9,7 +9,7 @@ import random
 import resource
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,30 +19,33 @@ import pytest
 import zstandard
 
 from snn_perception.errors import EventDataError
+from snn_perception.events.atis_bin import AtisBinRecording
 from snn_perception.events.dat import DatRecording
-from snn_perception.events.dat_writer import write_dat
+from snn_perception.events.hdf5 import Hdf5Recording
+from snn_perception.events.raw import RawRecording
 from snn_perception.events.recording import open_recording
 from snn_perception.events.rosbag2 import BagRecording
-from snn_perception.types import EventArray, SensorSize
 from tests import bag_support as support
+from tools import fuzz_corpus as corpus
+from tools.fuzz_corpus import EVENTS, PACKETS
+from tools.fuzz_damage import damage, damaged
+from tools.fuzz_files import read
+from tools.fuzz_watch import EXTRA_BYTES, limit_memory
 
-EXTRA_BYTES = 1 << 29  # beyond what the process holds before it reads
 NORMAL, LONG = 400, 5_000  # damaged copies of each sample
-PACKETS, EVENTS = 12, 200  # in each sample
-SIZE = SensorSize(240, 304)
+# Files of events and bags; tests/test_fuzz.py has the rest too.
+LABELS = ("labels", "ncaltech_annotation")
+SAMPLES = {name: make for group, files in corpus.SAMPLES.items() if group not in LABELS for name, make in files.items()}
 
 
 @contextmanager
 def memory_limit() -> Iterator[None]:
     """Refuse any allocation beyond `EXTRA_BYTES` more, whether it is used or not."""
-    with Path("/proc/self/statm").open() as statm:
-        held = int(statm.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + EXTRA_BYTES, hard))
+    before = limit_memory()
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_memory_limit_works():
@@ -51,131 +54,11 @@ def test_memory_limit_works():
     np.empty(EXTRA_BYTES * 2, np.uint8)
 
 
-# ---- samples, and what to do to them
+# ---- damaged copies of sound files
 
 
-def dat(folder: Path, event_type: int = 12) -> bytes:
-    rng = np.random.default_rng(0)
-    n = EVENTS
-    t = np.cumsum(rng.integers(0, 100, n)) + (1 << 32) - 5000  # over the wrap
-    x, y = rng.integers(0, 304, n).astype(np.uint16), rng.integers(0, 240, n).astype(np.uint16)
-    write_dat(folder / "a.dat", [EventArray(x, y, (x & 1).astype(np.uint8), t, SIZE)], SIZE, event_type)
-    return (folder / "a.dat").read_bytes()
-
-
-def bare_dat(folder: Path) -> bytes:
-    return dat(folder).partition(b"% end\n\x0c\x08")[2]
-
-
-def db3(folder: Path) -> bytes:
-    """Return a storage file of small pages, so that damage meets every part of the structure."""
-    rows = support.event_rows([support.mono_packet(seq, events=20) for seq in range(PACKETS)])
-    topics = {support.TOPIC: support.EVENT_PACKET}
-    return support.sqlite_file(folder / "a.db3", topics, rows, page_bytes=512).read_bytes()
-
-
-def mcap(compression: str) -> Callable[[Path], bytes]:
-    pack = {"": bytes, "lz4": lz4.frame.compress, "zstd": zstandard.compress}[compression]
-
-    def make(folder: Path) -> bytes:
-        head = support.schema_record() + support.channel_record()
-        parts = [support.MCAP_MAGIC, support.MCAP_HEADER]
-        for first in range(0, PACKETS, 4):
-            messages = [support.message_record(support.mono_packet(seq)) for seq in range(first, first + 4)]
-            content = head + b"".join(messages)
-            start = support.EPOCH_NS + first * 1_000_000
-            parts.append(support.chunk_record(content, start, packed=pack(content), compression=compression))
-        return b"".join([*parts, head, support.MCAP_END])
-
-    return make
-
-
-def plain_mcap(folder: Path) -> bytes:
-    messages = [support.message_record(support.mono_packet(seq)) for seq in range(PACKETS)]
-    head = [support.MCAP_MAGIC, support.MCAP_HEADER, support.schema_record(), support.channel_record()]
-    return b"".join([*head, *messages, support.MCAP_END])
-
-
-def clouds(folder: Path) -> bytes:
-    rows = list(support.cloud_rows(PACKETS))
-    return support.sqlite_file(folder / "a.db3", {"/points": support.POINT_CLOUD}, rows, page_bytes=512).read_bytes()
-
-
-SAMPLES = {
-    "gen1.dat": lambda folder: dat(folder, 0),
-    "newer.dat": dat,
-    "bare.dat": bare_dat,
-    "sqlite.db3": db3,
-    "clouds.db3": clouds,
-    "plain.mcap": plain_mcap,
-    "chunks.mcap": mcap(""),
-    "lz4.mcap": mcap("lz4"),
-    "zstd.mcap": mcap("zstd"),
-}
-NUMBERS = [
-    0,
-    1,
-    0x7F,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    10**9,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 40,
-    (1 << 63) - 1,
-    (1 << 64) - 1,
-]
-
-
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return the bytes with one to three things done to them."""
-    out = bytearray(data)
-    for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        at = chance.randrange(len(out) + 1)
-        length = chance.choice([1, 2, 4, 8, 16, 64, 512])
-        kind = chance.randrange(8)
-        if kind == 0:
-            del out[at:]
-        elif kind in (1, 2) and out:
-            out[min(at, len(out) - 1)] ^= 1 << chance.randrange(8)
-        elif kind in (3, 4):
-            code = chance.choice("BHIQ")
-            number = chance.choice(NUMBERS) % (1 << 8 * struct.calcsize(code))
-            raw = struct.pack(chance.choice("<>") + code, number)
-            out[at : at + len(raw)] = raw
-        elif kind == 5:
-            del out[at : at + length]
-        elif kind == 6:
-            out[at:at] = out[chance.randrange(len(out) + 1) :][:length]
-        else:
-            out[at : at + length] = chance.randbytes(length)
-    return bytes(out)
-
-
-def read(path: Path) -> tuple[int, bool]:
-    """Return the number of events (DAT) or packets read, and whether a loss was told; check what must always hold."""
-    if path.suffix == ".dat":
-        recording = DatRecording(path)
-        events = lost = 0
-        for chunk in recording.chunks(64):
-            assert (chunk.x < recording.size.width).all()
-            assert (chunk.y < recording.size.height).all()
-            assert (chunk.p < 2).all()
-            events, lost = events + len(chunk), lost + chunk.losses.outside
-        assert events + lost == (path.stat().st_size - recording.header.data_offset) // 8
-        return events, bool(recording.notes or lost)
-    recording = BagRecording(path)
-    count = 0
-    for packet in recording.packets():
-        assert packet.data.dtype == np.uint8
-        assert packet.seq is None or packet.size is not None
-        count += 1
-    assert recording.size.width > 0
-    done, total = recording.progress()
-    assert 0 <= done <= total
-    return count, bool(recording.notes or recording.skipped)
+def holds_events(path: Path) -> bool:
+    return path.suffix in (".dat", ".raw", ".bin", ".h5")
 
 
 class Tally:
@@ -200,14 +83,15 @@ class Tally:
 
 def fuzz(folder: Path, name: str, count: int) -> Tally:
     """Read `count` damaged copies of a sample; any exception but EventDataError comes through with its number."""
-    data = SAMPLES[name](folder)
+    sample = SAMPLES[name](folder)
+    data = sample.data
     path = folder / f"fuzzed{Path(name).suffix}"
     path.write_bytes(data)
     expected, _ = read(path)  # compiled, and libraries loaded
-    assert expected == (EVENTS if path.suffix == ".dat" else PACKETS)
+    assert expected == (EVENTS if holds_events(path) else PACKETS)
     tally = Tally()
     for number in range(count):
-        path.write_bytes(damaged(data, random.Random(f"{name} {number}")))
+        path.write_bytes(damage(sample, (), random.Random(f"{name} {number}")))
         try:
             tally.read(path, expected)
         except BaseException:
@@ -219,8 +103,9 @@ def fuzz(folder: Path, name: str, count: int) -> Tally:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged_files(tmp_path, name):
     tally = fuzz(tmp_path, name, NORMAL)
-    assert tally.partial > NORMAL / 20, "damage must get past the header, or this shows little"
-    assert tally.refused > 0
+    share = 40 if name.endswith(".h5") else 20  # most of so small an HDF5 file is structure
+    assert tally.partial > NORMAL / share, "damage must get past the header, or this shows little"
+    assert tally.refused > 0 or name == "image.bin"  # any five bytes are an event
     assert tally.whole < NORMAL * 0.9
 
 
@@ -228,22 +113,22 @@ def test_damaged_files(tmp_path, name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged_files_long(tmp_path, name):
     tally = fuzz(tmp_path, name, LONG)
-    assert tally.partial > LONG / 20
+    assert tally.partial > LONG / (40 if name.endswith(".h5") else 20)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_truncated_anywhere(tmp_path, name):
-    """Nothing is lost without a word. (A DAT file cut between two events is a whole one, for all it says.)"""
-    data = SAMPLES[name](tmp_path)
+    """Nothing is lost without a word. (A DAT or RAW file cut between two events is a whole one, for all it says.)"""
+    data = SAMPLES[name](tmp_path).data
     path = tmp_path / f"cut{Path(name).suffix}"
     tally = Tally()
     for at in range(0, len(data), max(1, len(data) // 300)):
         path.write_bytes(data[:at])
-        tally.read(path, EVENTS if path.suffix == ".dat" else PACKETS)
-        if path.suffix != ".dat":
+        tally.read(path, EVENTS if holds_events(path) else PACKETS)
+        if not holds_events(path):
             assert tally.silent == 0, at
     assert tally.refused > 0
-    assert tally.partial > 20 or path.suffix == ".db3"  # sqlite needs its last pages early
+    assert tally.partial > 20 or path.suffix in (".db3", ".h5")  # sqlite needs its last pages early, HDF5 its length
 
 
 def test_damaged_metadata(tmp_path):
@@ -359,6 +244,17 @@ def test_sqlite_that_leads_in_circles(tmp_path):
         BagRecording(path)
 
 
+def test_sqlite_row_that_no_memory_holds(tmp_path):
+    path = support.sqlite_file(tmp_path / "a.db3", {support.TOPIC: support.EVENT_PACKET}, [], page_bytes=512)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"indextimestamp_idx")  # behind the row's length, number and types
+    assert data[at - 7] < 10, "the row's number, in one byte"
+    data[at - 8 : at - 1] = b"\xff" * 7
+    path.write_bytes(data)
+    with memory_limit(), pytest.raises(EventDataError, match="cannot be read"):
+        BagRecording(path)
+
+
 def test_sqlite_computed_columns(tmp_path):
     path = tmp_path / "a.db3"
     with sqlite3.connect(path) as database:
@@ -400,7 +296,7 @@ def test_compressed_message_that_unpacks_without_end(tmp_path, monkeypatch):
 # ---- things that are no files of events
 
 
-@pytest.mark.parametrize("suffix", [".dat", ".db3", ".mcap", ""])
+@pytest.mark.parametrize("suffix", [".dat", ".raw", ".db3", ".mcap", ".bin", ".h5", ""])
 @pytest.mark.parametrize("kind", ["folder", "fifo", "empty", "text", "other"])
 def test_no_recordings_at_all(tmp_path, registry, kind, suffix):
     path = tmp_path / f"thing{suffix}"
@@ -420,8 +316,8 @@ def test_no_recordings_at_all(tmp_path, registry, kind, suffix):
         list(recording.packets() if recording.is_packets else recording.chunks())
 
 
-@pytest.mark.parametrize("reader", [DatRecording, BagRecording])
-@pytest.mark.parametrize("suffix", [".dat", ".db3", ".mcap"])
+@pytest.mark.parametrize("reader", [DatRecording, RawRecording, BagRecording, AtisBinRecording, Hdf5Recording])
+@pytest.mark.parametrize("suffix", [".dat", ".raw", ".db3", ".mcap", ".bin", ".h5"])
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
 def test_files_that_the_system_will_not_read(tmp_path, monkeypatch, reader, suffix, error):
     path = tmp_path / f"a{suffix}"
@@ -438,7 +334,7 @@ def test_files_that_the_system_will_not_read(tmp_path, monkeypatch, reader, suff
 
 def test_a_bag_that_vanishes_meanwhile(tmp_path):
     path = tmp_path / "a.mcap"
-    path.write_bytes(mcap("")(tmp_path))
+    path.write_bytes(corpus.mcap("")(tmp_path).data)
     recording = BagRecording(path)
     path.unlink()
     with pytest.raises(EventDataError, match="cannot be read"):

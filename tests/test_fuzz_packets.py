@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from snn_perception.events.evt2 import Evt21Decoder
 from snn_perception.events.evt3 import Evt3Decoder
 from snn_perception.events.mono import MonoDecoder
 from snn_perception.types import Losses, SensorSize
 from tests.paths import ROOT
 from tools.fuzz_packets import DECODERS, HEADER, Violation, fuzz, line, peak_mib
 
-INPUTS = 21_000  # per decoder; 105 000 in all
+INPUTS = 21_000  # per decoder; 168 000 in all
 
 
 @pytest.mark.parametrize("encoding", DECODERS)
@@ -37,6 +38,16 @@ class Outside(Evt3Decoder):
         if packet.size is None:
             return super().decode(packet)
         return replace(super().decode(replace(packet, size=SensorSize(2048, 2048))), size=packet.size)
+
+
+class Unclipped(Evt21Decoder):
+    """Lets vectors run past the sensor's edge."""
+
+    def decode(self, packet):
+        if packet.size is None:
+            return super().decode(packet)
+        size = SensorSize(packet.size.height, 16384)
+        return replace(super().decode(replace(packet, size=size)), size=packet.size)
 
 
 class Miscounting(Evt3Decoder):
@@ -67,9 +78,9 @@ class Leaping(MonoDecoder):
         return replace(decoded, leaps=decoded.leaps[:0])
 
 
-@pytest.mark.parametrize("broken", [Outside, Miscounting, Crashing, Hoarding, Leaping])
+@pytest.mark.parametrize("broken", [Outside, Unclipped, Miscounting, Crashing, Hoarding, Leaping])
 def test_broken_decoders_are_caught(broken):
-    encoding = "mono" if broken is Leaping else "evt3"
+    encoding = {Leaping: "mono", Unclipped: "evt21"}.get(broken, "evt3")
     with pytest.raises(Violation, match=f"{encoding}, seed 0, input"):
         fuzz(encoding, 5_000, seed=0, make=broken)
 

@@ -13,17 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
 from snn_perception.errors import EventDataError
+from snn_perception.events.evt2 import Evt2Decoder, Evt21Decoder, Evt21eDecoder
 from snn_perception.events.evt3 import Evt3Decoder
 from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.libcaer import LibcaerCmpDecoder, LibcaerDecoder
@@ -32,10 +35,23 @@ from snn_perception.events.pointcloud import PointCloudDecoder, layout_from_fiel
 from snn_perception.events.rosbag2 import BagRecording
 from snn_perception.events.stream import Decoder
 from snn_perception.types import JITTER_US, LEAP_US, DecodedEvents, EventArray, Packet, PointLayout, SensorSize
+from tools.fuzz_watch import BLOCK, Inputs, Violation, peak_mib
 
 RECORDINGS = Path(os.environ.get("SNN_RECORDINGS_DIR", Path(__file__).resolve().parents[2] / "shared" / "recordings"))
-RECORDS = {"evt3": 2, "libcaer_cmp": 2, "libcaer": 8, "mono": 8, "pointcloud2": 9}  # bytes
+RECORDS = {  # bytes
+    "evt2": 4,
+    "evt21": 8,
+    "evt21e": 8,
+    "evt3": 2,
+    "libcaer_cmp": 2,
+    "libcaer": 8,
+    "mono": 8,
+    "pointcloud2": 9,
+}
 DECODERS: dict[str, Callable[[], Decoder]] = {
+    "evt2": Evt2Decoder,
+    "evt21": Evt21Decoder,
+    "evt21e": Evt21eDecoder,
     "evt3": Evt3Decoder,
     "libcaer_cmp": LibcaerCmpDecoder,
     "libcaer": LibcaerDecoder,
@@ -44,10 +60,6 @@ DECODERS: dict[str, Callable[[], Decoder]] = {
 }
 PIECE = 300  # records of an undamaged input, at most
 SIZE = SensorSize(480, 640)
-
-
-class Violation(AssertionError):
-    """A decoder did what it must not."""
 
 
 @dataclass
@@ -81,6 +93,7 @@ class Report:
 # --- sound packets --------------------------------------------------------------------------------------------------
 
 
+@cache
 def seeds(encoding: str) -> tuple[list[Packet], str]:
     """Return sound packets of an encoding, and where they come from."""
     found = []
@@ -101,6 +114,8 @@ def _synthetic(encoding: str) -> list[Packet]:
     chunks = [events[a : a + 200] for a in range(0, len(events), 200)]
     if encoding == "pointcloud2":
         return [_cloud(chunk) for chunk in chunks]
+    if encoding in ("evt2", "evt21", "evt21e"):
+        return [Packet(_evt2(chunk, encoding).view(np.uint8), encoding, SIZE) for chunk in chunks]
     base = 10**18
     data = {"libcaer_cmp": _libcaer_cmp, "libcaer": _libcaer, "mono": _mono}[encoding]
     return [Packet(data(chunk).view(np.uint8), encoding, SIZE, time_base=base) for chunk in chunks]
@@ -120,6 +135,19 @@ def _cloud(events: EventArray) -> Packet:
     stamp_ns = int(events.t[0]) * 1000
     layout, data = pack_points(events, stamp_ns)
     return Packet(np.frombuffer(data, np.uint8), "pointcloud2", SIZE, stamp_ns=stamp_ns, layout=layout)
+
+
+def _evt2(events: EventArray, encoding: str) -> np.ndarray:
+    """Return words of runs of four (of single events, in EVT2), a time word before each new high part."""
+    step = 1 if encoding == "evt2" else 4
+    x, y, p, t = (getattr(events, name)[::step].astype(np.int64) for name in "xypt")
+    upper, mask = p << 28 | (t & 63) << 22 | x << 11 | y, np.full(len(t), 0b1111)
+    high = t >> 6
+    at = np.flatnonzero(np.diff(high, prepend=-1))
+    upper, mask = np.insert(upper, at, 8 << 28 | high[at]), np.insert(mask, at, 0)
+    if encoding == "evt2":
+        return upper.astype("<u4")
+    return np.stack((mask, upper) if encoding == "evt21" else (upper, mask), axis=1).astype("<u4").reshape(-1)
 
 
 def _libcaer_cmp(events: EventArray) -> np.ndarray:
@@ -262,7 +290,7 @@ def check(packet: Packet, decoded: DecodedEvents) -> None:
     _require(min(losses.outside, losses.unknown, losses.unsynced, losses.ragged) >= 0, "negative losses")
     _require(decoded.t_reached is not None or n == 0, "events, but no time reached")
     _require(len(triggers.t) == len(triggers.edge) == len(triggers.id), "trigger columns differ")
-    _require(not len(triggers) or (int(triggers.edge.max()) <= 1 and int(triggers.id.max()) <= 15), "trigger values")
+    _require(not len(triggers) or (int(triggers.edge.max()) <= 1 and int(triggers.id.max()) <= 31), "trigger values")
     _check_leaps(packet, decoded)
     _check_accounts(packet, decoded)
 
@@ -276,12 +304,14 @@ def _check_column(packet: Packet, column: np.ndarray, n: int, dtype: type) -> No
 def _check_leaps(packet: Packet, decoded: DecodedEvents) -> None:
     leaps, ticks = decoded.leaps, decoded.us_divisor
     _require(leaps.dtype == np.int64 and leaps.ndim == 2 and leaps.shape[1] == 3, "leaps of another type or shape")
-    index, step = leaps[:, 0], leaps[:, 2] - leaps[:, 1]
-    _require(not len(index) or (index[0] >= 0 and index[-1] <= len(decoded)), "leap outside the events")
-    _require(bool((np.diff(index) >= 0).all()), "leaps out of order")
-    _require(bool(((step > LEAP_US * ticks) | (step < -JITTER_US * ticks)).all()), "a leap that is none")
+    index = leaps[:, 0]
+    if len(leaps):
+        step = leaps[:, 2] - leaps[:, 1]
+        _require(index[0] >= 0 and index[-1] <= len(decoded), "leap outside the events")
+        _require(bool((index[1:] >= index[:-1]).all()), "leaps out of order")
+        _require(bool(((step > LEAP_US * ticks) | (step < -JITTER_US * ticks)).all()), "a leap that is none")
     if packet.encoding in ("mono", "libcaer", "pointcloud2") and len(decoded):
-        found = np.diff(decoded.t)
+        found = decoded.t[1:] - decoded.t[:-1]
         at = np.flatnonzero((found > LEAP_US * ticks) | (found < -JITTER_US * ticks)) + 1
         _require(np.array_equal(at, index[index > 0]), "leaps are not those of the events")
         _require(decoded.t_reached == int(decoded.t[-1]), "t_reached is not the last event")
@@ -306,6 +336,8 @@ def _held(packet: Packet) -> int | None:
         return (
             min(layout.width * layout.height, len(packet.data) // layout.dtype.itemsize) if layout.height <= 1 else None
         )
+    if packet.encoding in ("evt2", "evt21", "evt21e"):
+        return _held_evt2(packet)
     record = RECORDS[packet.encoding]
     if record == 8:
         return len(packet.data) // 8
@@ -320,11 +352,26 @@ def _held(packet: Packet) -> int | None:
     )
 
 
+def _held_evt2(packet: Packet) -> int:
+    record = RECORDS[packet.encoding]
+    data, order = packet.data[: len(packet.data) // record * record], ">" if packet.is_bigendian else "<"
+    if packet.encoding == "evt2":
+        upper = data.view(f"{order}u4")
+        mask = np.ones_like(upper)
+    elif packet.encoding == "evt21":
+        words = data.view(f"{order}u8")
+        upper, mask = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)
+    else:
+        upper, mask = data.view(f"{order}u4").reshape(-1, 2).T
+    kind = upper >> 28
+    return int(np.count_nonzero(kind == 10)) + _bits(mask[kind <= 1])
+
+
 def _bits(masks: np.ndarray) -> int:
     return int(np.unpackbits(np.ascontiguousarray(masks).view(np.uint8)).sum())
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: bool | np.bool_, otherwise: str) -> None:
     if not holds:
         raise Violation(otherwise)
 
@@ -332,59 +379,81 @@ def _require(holds: bool, otherwise: str) -> None:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
+class PacketInputs(Inputs):
+    """Damaged packets for one decoder; each decoder sees a few in a row, some of them after a loss.
+
+    Attributes:
+        report: what became of them so far.
+    """
+
+    def __init__(self, encoding: str, make: Callable[[], Decoder] | None = None) -> None:
+        self.name = encoding
+        self._make = make or DECODERS[encoding]
+        self._sound, source = seeds(encoding)
+        self.report = Report(encoding, source)
+        self.seed("0")
+
+    def seed(self, text: str) -> None:
+        self._rng = Random(text)
+        self._left = 0
+
+    def prepare(self) -> None:
+        rng = self._rng
+        if not self._left:
+            self._decoder, self._left, self._next = self._make(), rng.randint(1, 5), rng.randrange(len(self._sound))
+        if rng.random() < 0.2:
+            self._decoder.resync()
+        self.packet = damage(self._sound[self._next % len(self._sound)], rng)
+        self._left, self._next = self._left - 1, self._next + 1
+
+    def read(self) -> bool:
+        report = self.report
+        report.inputs += 1
+        try:
+            decoded = self._decoder.decode(self.packet)
+        except EventDataError:
+            report.refused += 1
+            raise
+        check(self.packet, decoded)
+        report.produced += len(decoded) > 0
+        report.damaged += decoded.losses.total > 0
+        report.leaping += len(decoded.leaps) > 0
+        report.events += len(decoded)
+        return len(decoded) > 0
+
+    def content(self) -> bytes:
+        return self.packet.data.tobytes()
+
+
 def fuzz(encoding: str, count: int, seed: int, make: Callable[[], Decoder] | None = None) -> Report:
-    """Return what became of `count` inputs; each decoder sees a few in a row, some of them after a loss.
+    """Return what became of `count` inputs.
 
     Raises:
         Violation: at the first input that a decoder handled wrongly, with what reproduces it.
     """
-    make = make or DECODERS[encoding]
-    sound, source = seeds(encoding)
-    report = Report(encoding, source)
-    rng = Random(f"{seed} {encoding}")
+    inputs = PacketInputs(encoding, make)
     started = time.perf_counter()
-    while report.inputs < count:
-        decoder = make()
-        first = rng.randrange(len(sound))
-        for k in range(rng.randint(1, 5)):
-            if rng.random() < 0.2:
-                decoder.resync()
-            packet = damage(sound[(first + k) % len(sound)], rng)
-            try:
-                _feed(decoder, packet, report)
-            except Exception as error:
-                raise Violation(
-                    f"{encoding}, seed {seed}, input {report.inputs}: {type(error).__name__}: {error}; {packet} "
-                    f"{packet.data.tobytes().hex()}"
-                ) from error
-    report.seconds = time.perf_counter() - started
-    return report
-
-
-def _feed(decoder: Decoder, packet: Packet, report: Report) -> None:
-    report.inputs += 1
-    try:
-        decoded = decoder.decode(packet)
-    except EventDataError as error:
-        _require("\n" not in str(error), "an error of more than one line")
-        report.refused += 1
-        return
-    check(packet, decoded)
-    report.produced += len(decoded) > 0
-    report.damaged += decoded.losses.total > 0
-    report.leaping += len(decoded.leaps) > 0
-    report.events += len(decoded)
+    for number in range(count):
+        if number % BLOCK == 0:
+            inputs.seed(f"{seed} {encoding} {number // BLOCK}")
+        inputs.prepare()
+        try:
+            inputs.read()
+        except EventDataError as error:
+            _require("\n" not in str(error), "an error of more than one line")
+        except Exception as error:
+            raise Violation(
+                f"{encoding}, seed {seed}, input {number}: {type(error).__name__}: {error}; {inputs.packet} "
+                f"{inputs.content().hex()}"
+            ) from error
+    inputs.report.seconds = time.perf_counter() - started
+    return inputs.report
 
 
 def reports(count: int, seed: int) -> Iterator[Report]:
     """Yield one report per decoder, `count` inputs in all."""
     for encoding in DECODERS:
         yield fuzz(encoding, -(-count // len(DECODERS)), seed)
-
-
-def peak_mib() -> float:
-    """Return the most memory this process has held, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 HEADER = "decoder      from          inputs  refused events from losses in leaps in inputs/s"
