@@ -248,6 +248,14 @@ def test_hostile_headers_are_refused_without_allocating(case, tmp_path):
     assert len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
 
 
+def test_damaged_headers_are_refused_in_silence(tmp_path, recwarn):
+    path = tmp_path / "damaged.npy"
+    path.write_bytes(header(f"{{'descr': {GOOD_DESCR}, 'fortran_order': False, 'shape': (30or 1,)}}"))
+    with pytest.raises(EventDataError, match="the file is damaged"):
+        read_labels(path)
+    assert not recwarn.list
+
+
 @given(data=st.data())
 def test_any_damage_gives_labels_or_one_error(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged.npy"
@@ -467,3 +475,10 @@ def test_health_of_good_and_of_no_labels():
     none = check_labels(Labels.empty(), GEN1, ("car",))
     assert none.boxes == none.frames == 0 and none.rate_hz is None and none.per_class == {"car": 0}
     assert check_labels(SOME_LABELS, GEN1, ("car", "pedestrian")).after_end == 0, "the end is not known"
+
+
+def test_a_field_with_a_broken_name_gives_one_short_line(tmp_path):
+    np.save(tmp_path / "a_bbox.npy", np.zeros(3, [("ts\n" + "x" * 400, "<u8"), ("x", "<f4")]))
+    with pytest.raises(EventDataError, match="is missing") as caught:
+        read_labels(tmp_path / "a_bbox.npy")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(tmp_path))

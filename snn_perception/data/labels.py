@@ -215,12 +215,12 @@ def _find_fields(dtype: np.dtype[Any], path: str | Path) -> dict[str, str | None
     for name, candidates in _FIELDS.items():
         field = next((candidate for candidate in candidates if candidate in present), None)
         if field is None and name in _REQUIRED:
-            got = ", ".join(present[:20]) or "none"
+            got = ", ".join(name if name.isprintable() else repr(name) for name in present[:20]) or "none"
             raise EventDataError(
-                f"{path}: expected labels with the fields {_expected()}, got {got:.300}; '{name}' is missing"
+                f"{path}: expected labels with the fields {_expected()}, got {got:.120}; '{name}' is missing"
             )
         if field is not None and dtype[field].kind not in "biuf":
-            raise EventDataError(f"{path}: expected one number in field '{field}', got {dtype[field]}")
+            raise EventDataError(f"{path}: expected one number in field '{field}', got {dtype[field]!s:.80}")
         found[name] = field
     return found
 

@@ -10,6 +10,7 @@ import ast
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ def _header(file: BinaryIO, where: str) -> tuple[dict[str, Any], int]:
         )
     text = file.read(length)
     try:
-        header = ast.literal_eval(text.decode("utf-8" if version == 3 else "latin1").strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, of numbers grown together with words in damaged text
+            header = ast.literal_eval(text.decode("utf-8" if version == 3 else "latin1").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         header = None
     if not isinstance(header, dict) or {"descr", "fortran_order", "shape"} - set(header):
