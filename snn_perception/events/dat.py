@@ -29,7 +29,8 @@ from snn_perception.events.dat_header import (
 from snn_perception.events.dat_kernels import HALF_WRAP_US, WRAP_US, first_word_at, mend, split_words, survey
 from snn_perception.events.dat_seek import TimeSamples, sample_times
 from snn_perception.events.event_file import EventFile, kind_of, opened
-from snn_perception.events.recording import CHUNK_EVENTS, from_time_on, in_time_order
+from snn_perception.events.recording import CHUNK_EVENTS, from_time_on
+from snn_perception.events.windower import in_time_order
 from snn_perception.types import NO_LOSSES, DecodedEvents, EventArray, Losses, SensorSize
 
 log = logging.getLogger(__name__)

@@ -66,18 +66,13 @@ class Recording(ABC):
 
     def read(self) -> EventArray:
         """Return all events of a file recording, late ones set to the time already reached; they must fit in memory."""
+        from snn_perception.events.windower import in_time_order  # brings numba, which a plugin's import does not need
+
         return in_time_order(EventArray.concatenate([piece.to_event_array() for piece in self.chunks()], self.size))
 
     def progress(self) -> tuple[int, int]:
         """Return (done, total) of the pass under way, in any unit, for a progress bar; (0, 0) if unknown."""
         return (0, 0)
-
-
-def in_time_order(events: EventArray) -> EventArray:
-    """Return the events with late ones set to the time already reached; the same object if there are none."""
-    if not np.any(events.t[1:] < events.t[:-1]):
-        return events
-    return replace(events, t=np.maximum.accumulate(events.t))
 
 
 def from_time_on(pieces: Iterable[DecodedEvents], start_us: int) -> Iterator[DecodedEvents]:

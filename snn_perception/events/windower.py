@@ -219,6 +219,11 @@ def moved_up(events: EventArray, reached_us: int) -> tuple[EventArray, int]:
     return EventArray(events.x, events.y, events.p, ordered, events.size), int(np.count_nonzero(ordered != t))
 
 
+def in_time_order(events: EventArray) -> EventArray:
+    """Return the events with late ones moved up to the time already reached; the same object if there are none."""
+    return moved_up(events, int(events.t[0]))[0] if len(events) else events
+
+
 @kernel
 def decreases(t):  # type: ignore[no-untyped-def]
     """Return whether times int64 [N] fall somewhere."""
