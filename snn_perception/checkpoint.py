@@ -5,7 +5,6 @@ A node needs nothing but the path. Nothing in the file is executed. A digest ove
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from snn_perception.detector import Detector
 from snn_perception.errors import CheckpointError, SnnPerceptionError
 from snn_perception.registry import Registry
 from snn_perception.spec import ModelSpec
-from snn_perception.whole_file import whole_file
+from snn_perception.tensor_file import read_tensors, read_texts, write_tensors
 
 CHECKPOINT_FORMAT = "1"
 
@@ -42,22 +39,12 @@ def save_checkpoint(path: str | Path, detector: Detector, *, run: Mapping[str, A
     Raises:
         CheckpointError: if the file cannot be written.
     """
-    path = Path(path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    metadata = {
+    texts = {
         "snn_perception": CHECKPOINT_FORMAT,
         "spec": detector.spec.to_json(),
         "run": json.dumps(dict(run or {}), sort_keys=True),
     }
-    metadata["sha256"] = _digest(weights, metadata)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            save_file(weights, temporary, metadata)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
-    except SnnPerceptionError as error:
-        raise CheckpointError(str(error)) from error
+    write_tensors(Path(path), detector.state_dict(), texts)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -69,31 +56,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; expected a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "snn_perception" not in metadata or "spec" not in metadata:
-                raise CheckpointError(
-                    f"{path}: holds weights but no model description; "
-                    f"import foreign weights with 'convert {path} -o NEW.safetensors'"
-                )
-            if metadata["snn_perception"] != CHECKPOINT_FORMAT:
-                raise CheckpointError(
-                    f"{path}: checkpoint format {metadata['snn_perception']!r}, "
-                    f"this version reads {CHECKPOINT_FORMAT!r}; upgrade"
-                )
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        if metadata.get("sha256") != _digest(weights, metadata):
-            raise CheckpointError(f"{path}: is damaged: its digest does not fit its contents; copy it again")
-        spec = ModelSpec.from_json(metadata["spec"])
-        run = json.loads(metadata.get("run", "{}"))
-    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+    texts = read_texts(path)
+    if "snn_perception" not in texts or "spec" not in texts:
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); authors' .pt/.ckpt/.pth files go through 'convert'"
-        ) from error
-    except SnnPerceptionError as error:
-        if isinstance(error, CheckpointError):
-            raise
+            f"{path}: holds weights but no model description; "
+            f"import foreign weights with 'convert {path} -o NEW.safetensors'"
+        )
+    if texts["snn_perception"] != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {texts['snn_perception']!r}, this version reads {CHECKPOINT_FORMAT!r}; upgrade"
+        )
+    weights, texts = read_tensors(path)
+    try:
+        spec = ModelSpec.from_json(texts["spec"])
+        run = json.loads(texts.get("run", "{}"))
+    except (SnnPerceptionError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return Checkpoint(path, spec, weights, run if isinstance(run, dict) else {})
 
@@ -143,17 +120,6 @@ def load_weights(detector: Detector, weights: Mapping[str, Tensor], source: str)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: tensor '{name}' holds values that are not finite; the file is damaged")
     detector.load_state_dict(dict(weights))
-
-
-def _digest(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the sha256 of a file's contents: metadata but for the digest itself, names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps({key: metadata[key] for key in sorted(metadata) if key != "sha256"}).encode())
-    for name in sorted(weights):
-        tensor = weights[name]
-        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _some(names: list[str], limit: int = 3) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from snn_perception import checkpoint as checkpoint_module
+from snn_perception import tensor_file
 from snn_perception.checkpoint import load_checkpoint, load_weights, read_checkpoint, save_checkpoint
 from snn_perception.detector import build_preset
 from snn_perception.errors import CheckpointError, PluginError, SnnPerceptionError
@@ -40,7 +40,7 @@ def rewrite(path, weights=None, **metadata):
         stored = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))["__metadata__"]
     weights = found.weights if weights is None else weights
     stored = {key: value for key, value in {**stored, **metadata}.items() if value is not None}
-    stored["sha256"] = checkpoint_module._digest(weights, stored)
+    stored["sha256"] = tensor_file._digest(weights, stored)
     save_file({name: tensor.clone() for name, tensor in weights.items()}, path, stored)
 
 
@@ -103,7 +103,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file(saved, monkeypatch):
             file.write(b"half a file")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full_disk)
+    monkeypatch.setattr(tensor_file, "save_file", full_disk)
     with pytest.raises(CheckpointError, match=r"cannot be written: .*No space left"):
         save_checkpoint(path, tiny_detector())
     assert path.read_bytes() == before
