@@ -685,7 +685,7 @@ def test_a_folder_tells_the_recordings_in_it(source, tmp_path, capsys):
         assert main([str(source), "-o", str(tmp_path / "set" / name)]) == 0
     capsys.readouterr()
     told_of = refused(capsys, tmp_path / "set", "-o", tmp_path / "x.dat")
-    assert told_of.endswith("set: is a folder with 2 recordings (a.dat, b.raw): name one")
+    assert "set: is a folder with 2 recordings (a.dat, b.raw): name one; or convert all that are in it" in told_of
     (tmp_path / "root").mkdir()
     (tmp_path / "set").rename(tmp_path / "root" / "train")
     told_of = refused(capsys, tmp_path / "root", "-o", tmp_path / "x.dat")

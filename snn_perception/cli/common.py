@@ -50,6 +50,22 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_work_options(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add the options of commands that work over many recordings: ``--workers --executor``."""
+    from snn_perception.work import EXECUTORS
+
+    group.add_argument(
+        "--workers", type=positive_int, metavar="N", help="recordings at a time (default: one per processor at hand)"
+    )
+    group.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="processes",
+        help="what runs them: processes of this machine (default), this process alone, or a Ray cluster (RAY_ADDRESS; "
+        "for trusted networks only). The result is the same for each",
+    )
+
+
 def run(
     function: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,

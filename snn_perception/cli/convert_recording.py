@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,6 +15,7 @@ from snn_perception.cli.common import microseconds, print_json, print_rows, prog
 from snn_perception.cli.opening import ENCODING_HELP, open_asked
 
 if TYPE_CHECKING:
+    from snn_perception.events.recording import Recording
     from snn_perception.events.transfer import Transferred
     from snn_perception.events.transfer_options import TransferOptions
     from snn_perception.registry import Registry
@@ -41,7 +43,12 @@ log = logging.getLogger(__name__)
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that only recordings have."""
-    group.add_argument("--to", choices=FORMATS, help="format of DST (default: what its suffix says)")
+    group.add_argument(
+        "--to",
+        type=lambda name: "h5" if name == "hdf5" else name,
+        choices=FORMATS,
+        help="format of DST (default: what its suffix says); h5 may be spelt hdf5",
+    )
     group.add_argument("--reader", metavar="NAME", help="read SRC as this format")
     group.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
     group.add_argument("--source-topic", metavar="TOPIC", help="topic of a source bag that has several")
@@ -83,6 +90,33 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How sources are to be read, as the options of the same names say; plain values, for other processes too."""
+
+    reader: str | None
+    encoding: str | None
+    source_topic: str | None
+    size: tuple[int, int] | None
+
+    @classmethod
+    def asked_for(cls, arguments: argparse.Namespace) -> Reading:
+        """Return what the command's arguments say."""
+        return cls(arguments.reader, arguments.encoding, arguments.source_topic, arguments.size)
+
+    def open(self, path: Path, registry: Registry) -> Recording:
+        """Return the recording at `path`; raises as `open_asked`."""
+        return open_asked(
+            path,
+            registry,
+            reader=self.reader,
+            topic_option="--source-topic",
+            topic=self.source_topic,
+            size=self.size,
+            encoding=self.encoding,
+        )
+
+
 def given_options(arguments: argparse.Namespace) -> list[str]:
     """Return the options of recordings that were given, as they are spelt."""
     names = [*OPTIONS_OF, *OTHER_OPTIONS, "verify"]
@@ -101,20 +135,12 @@ def convert(arguments: argparse.Namespace, registry: Registry) -> None:
     from snn_perception.errors import SnnPerceptionError
     from snn_perception.events.transfer import check_destination, convert_recording, format_of
 
-    options = _options(arguments)
+    options = options_of(arguments)
     if arguments.to is None and Path(arguments.output).suffix == ".safetensors":
         raise SnnPerceptionError(f"{arguments.source}: is a recording, not weights; DST is {DESTINATIONS}")
     kind = format_of(arguments.output, arguments.to)
-    _refuse_foreign_options(arguments, kind.name)
-    recording = open_asked(
-        arguments.source,
-        registry,
-        reader=arguments.reader,
-        topic_option="--source-topic",
-        topic=arguments.source_topic,
-        size=arguments.size,
-        encoding=arguments.encoding,
-    )
+    refuse_foreign_options(arguments, kind.name)
+    recording = Reading.asked_for(arguments).open(arguments.source, registry)
     if recording.is_packets and recording.encoding not in registry.names("event_decoder"):
         registry = registry_of(arguments)  # the core alone was asked so far
     check_destination(recording, Path(arguments.output), kind, options)
@@ -128,7 +154,7 @@ def convert(arguments: argparse.Namespace, registry: Registry) -> None:
         "source_encoding": recording.encoding,
         **as_json(transferred),
     }
-    for warning in _warnings(transferred):
+    for warning in warnings_of(transferred):
         log.warning("%s: %s", recording.path, warning)
     if arguments.json:
         print_json(result)
@@ -169,7 +195,8 @@ def as_json(done: Transferred) -> dict[str, Any]:
     }
 
 
-def _options(arguments: argparse.Namespace) -> TransferOptions:
+def options_of(arguments: argparse.Namespace) -> TransferOptions:
+    """Return how the recording is to be written, as the options say."""
     from snn_perception.events.passage import Selection
     from snn_perception.events.transfer_options import TransferOptions
 
@@ -192,7 +219,8 @@ def _options(arguments: argparse.Namespace) -> TransferOptions:
     )
 
 
-def _refuse_foreign_options(arguments: argparse.Namespace, format: str) -> None:
+def refuse_foreign_options(arguments: argparse.Namespace, format: str) -> None:
+    """Raise SnnPerceptionError for an option that is for other formats than this one."""
     from snn_perception.errors import SnnPerceptionError
 
     for name, formats in OPTIONS_OF.items():
@@ -201,7 +229,7 @@ def _refuse_foreign_options(arguments: argparse.Namespace, format: str) -> None:
             raise SnnPerceptionError(f"{arguments.output}: {option} is for {' and '.join(formats)}, not for {format}")
 
 
-def _warnings(done: Transferred) -> Iterator[str]:
+def warnings_of(done: Transferred) -> Iterator[str]:
     """Yield what may be wrong with the source, a line each."""
     lost = _counted({**done.losses, "sequence_gaps": done.sequence_gaps, "restarts": done.restarts})
     if lost:
