@@ -30,7 +30,9 @@ from snn_perception.events.grid import Bins, GridRepresentation
 from snn_perception.events.letterbox import Letterbox, fit_into
 from snn_perception.events.recording import Recording
 from snn_perception.fold import Foldable, NormConv
+from snn_perception.fusing import can_fuse
 from snn_perception.hookspecs import hookimpl
+from snn_perception.neuron_steps import StepRule, fused_steps
 from snn_perception.nn import (
     Chain,
     FromMemoryModule,
@@ -42,6 +44,7 @@ from snn_perception.nn import (
     parts_of,
     resting,
 )
+from snn_perception.ranks import sum_over_ranks
 from snn_perception.registry import API_VERSION, Component, ImportReport
 from snn_perception.spec import ComponentRef, ModelSpec
 from snn_perception.state import State
@@ -97,9 +100,11 @@ __all__ = [
     "SpecError",
     "Spike",
     "State",
+    "StepRule",
     "Targets",
     "Triggers",
     "box_area",
+    "can_fuse",
     "checked_root",
     "checked_split",
     "choose_recordings",
@@ -108,6 +113,7 @@ __all__ = [
     "cxcywh_to_xyxy",
     "fit_into",
     "fold_time",
+    "fused_steps",
     "header_fault",
     "hookimpl",
     "in_turn",
@@ -126,5 +132,6 @@ __all__ = [
     "read_sequence_labels",
     "resting",
     "split_folder",
+    "sum_over_ranks",
     "xyxy_to_cxcywh",
 ]

@@ -34,18 +34,32 @@ REGISTRY = load_registry(environment=False)
 SIZE = SensorSize(64, 96)
 
 
-def smallest_preset(role: str, name: str) -> ModelSpec:
-    """Return the published model with the fewest weights among those that use a component, made for a small input."""
-    users = []
+def specs() -> dict[str, ModelSpec]:
+    """Return every preset's description, for a small input."""
+    found = {}
     for preset in REGISTRY.names("preset"):
         options = REGISTRY.find("preset", preset).component.options()
         size = {side: getattr(SIZE, side) for side in ("height", "width") if side in options}
-        spec = REGISTRY.build("preset", preset, **size)
-        if getattr(spec, role).name == name:
+        found[preset] = REGISTRY.build("preset", preset, **size)
+    return found
+
+
+PAIRS = sorted({(spec.backbone.name, spec.head.name) for spec in specs().values()})  # backbones as heads use them
+
+
+def smallest_preset(**parts: str) -> ModelSpec:
+    """Return the published model with the fewest weights among those of these components, for a small input."""
+    users = []
+    for preset, spec in specs().items():
+        if all(getattr(spec, role).name == name for role, name in parts.items()):
             with torch.device("meta"):  # shapes without numbers
                 users.append((sum(p.numel() for p in Detector(spec, REGISTRY).parameters()), preset, spec))
-    assert users, f"no preset uses the {role} '{name}', so that nothing tells what it is made for: add one"
+    assert users, f"no preset uses {parts}, so that nothing tells what it is made for: add one"
     return min(users, key=lambda user: user[:2])[2]
+
+
+def test_every_backbone_is_of_a_preset():
+    assert {backbone for backbone, _ in PAIRS} == set(REGISTRY.names("backbone"))
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("neuron"))
@@ -54,9 +68,9 @@ def test_neuron(name):
 
 
 @pytest.mark.parametrize("neuron", ["plif", "spikingjelly"])
-@pytest.mark.parametrize("name", REGISTRY.names("backbone"))
-def test_backbone(name, neuron):
-    spec = smallest_preset("backbone", name)
+@pytest.mark.parametrize(("name", "head"), PAIRS)
+def test_backbone(name, head, neuron):
+    spec = smallest_preset(backbone=name, head=head)
     channels = REGISTRY.build("representation", spec.representation.name, SIZE, **spec.representation.options).channels
     make = REGISTRY.factory("neuron", neuron)
     check_backbone(
@@ -67,7 +81,7 @@ def test_backbone(name, neuron):
 
 @pytest.mark.parametrize("name", REGISTRY.names("head"))
 def test_head(name):
-    spec = smallest_preset("head", name)
+    spec = smallest_preset(head=name)
     detector = Detector(spec, REGISTRY)
     neuron = REGISTRY.factory("neuron", spec.neuron.name, **spec.neuron.options)
     check_head(
@@ -92,11 +106,10 @@ def test_dataset(name, tmp_path):
     assert len(dataset) == FOUND[name]
 
 
-@pytest.mark.parametrize("name", sorted({e.plugin for e in REGISTRY.entries("preset")}))
-def test_a_whole_detector_is_a_pure_step(name):
+@pytest.mark.parametrize(("backbone", "head"), PAIRS)
+def test_a_whole_detector_is_a_pure_step(backbone, head):
     """The step that a stream runs: backbone and head with one state."""
-    preset = next(e.component.name for e in REGISTRY.entries("preset") if e.plugin == name)
-    spec = smallest_preset("backbone", REGISTRY.build("preset", preset).backbone.name)
+    spec = smallest_preset(backbone=backbone, head=head)
     detector = Detector(spec, REGISTRY).double().eval()
     steps, channels = detector.representation.steps, detector.representation.channels
     x = sparse_input(3 * steps, 3, channels, spec.sensor_size.height, spec.sensor_size.width)

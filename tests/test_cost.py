@@ -108,11 +108,15 @@ def test_counting_changes_nothing(detector):
     assert built.device.type == "cpu"
 
 
-# Published parameters and operations per window (ST-VGG, table of detectors), to the printed digits.
+# Parameters (those printed for the two smaller ResCats fit no network), published operations per window to the printed
+# digits, and neuron outputs.
 PUBLISHED = {
     "st_vgg_ssd_16": (642_351, 124.73e6, 482_944),
     "st_vgg_ssd_32": (1_139_791, 452.74e6, 962_304),
     "st_vgg_ssd_64": (2_881_167, 1725.3e6, 1_921_024),
+    "rescat_ssd_16": (794_834, 164.88e6, 540_224),
+    "rescat_ssd_32": (1_625_490, 596.31e6, 1_076_864),
+    "rescat_ssd_64": (4_575_506, 2265.5e6, 2_150_144),
 }
 
 

@@ -220,7 +220,7 @@ def test_two_installed_plugins_of_one_id_are_reported(tmp_path, monkeypatch, cap
     assert len({"first", "second"} & set(registry.names("neuron"))) == 1
 
 
-@pytest.mark.parametrize("family", ["st_vgg", "ssd", "neurons"])
+@pytest.mark.parametrize("family", ["no_reset", "ssd", "neurons"])
 def test_our_own_families_load_by_path_as_a_strangers_would(family, registry, monkeypatch):
     """The proof that they are plugins: the same components from their folder, with the installed ones blocked."""
     path = next(p for p in (ROOT / "plugins" / family, ROOT / "plugins" / f"{family}.py") if p.exists())
@@ -235,7 +235,7 @@ def test_our_own_families_load_by_path_as_a_strangers_would(family, registry, mo
 
 
 def test_a_model_of_plugins_loaded_by_path_is_the_same_model(registry):
-    paths = [ROOT / "plugins" / "neurons.py", ROOT / "plugins" / "ssd", ROOT / "plugins" / "st_vgg"]
+    paths = [ROOT / "plugins" / "neurons.py", ROOT / "plugins" / "ssd", ROOT / "plugins" / "no_reset"]
     local = load_registry(paths, installed=False, environment=False)
     size = {"height": 64, "width": 96}
     ours, theirs = (build_preset("st_vgg_ssd_16", registry=r, **size) for r in (local, registry))

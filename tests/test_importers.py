@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from snn_perception_plugins.st_vgg.layout import Network, tensor_table
+from snn_perception_plugins.no_reset.layout import Network, tensor_table
 
 from snn_perception import build_preset, load_checkpoint, save_checkpoint
 from snn_perception.checkpoint import load_weights
@@ -226,6 +226,7 @@ class TestOtherNetworks:
         options = detector.spec.backbone.options
         backbone, head = detector.backbone, detector.head
         return Network(
+            backbone="st_vgg",
             in_channels=backbone.stages[0].current.conv.in_channels,
             widths=tuple(stage.current.conv.out_channels for stage in backbone.stages),
             extras=tuple(options["extras"]),
@@ -293,16 +294,9 @@ class TestRelatives:
         )
         assert importer({"features.0.0.weight": torch.zeros(8), "features.0.1.weight": torch.zeros(8)}, {}) is None
 
-    def test_a_classifier_is_refused(self, importer):
-        with pytest.raises(CheckpointError, match="no detection head"):
-            importer(filled_state(Vector(GOLDEN / "32-ST-VGG.json")), {})
-
-    def test_a_rescat_detector_is_refused(self, importer):
-        with pytest.raises(CheckpointError, match="ResCat-SNN"):
-            importer(filled_state(Vector(GOLDEN / "ResCat-SNN-16+SSD.json")), {})
-
     def test_a_folded_detector_is_refused(self, importer):
         state = {
+            "head.regression_head.module_list.0.0.weight": torch.zeros(16, 32, 3, 3),
             "backbone.model.features.0.norm.weight": torch.zeros(16, 2, 4, 4),
             "backbone.model.features.0.norm.bias": torch.zeros(16),
             "backbone.model.features.0.act.w": torch.zeros(()),

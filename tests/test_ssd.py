@@ -329,3 +329,15 @@ class TestHead:
         options = {"aspect_ratios": ((2,), (2, 3)), **options}
         with pytest.raises(PluginError, match=message):
             registry.build("head", "ssd", FEATURES, 2, lambda: None, **options)
+
+
+def test_a_prior_gives_every_default_box_its_score_before_training():
+    features = FeatureInfo((4, 6), (4, 8))
+    head = SSDHead(features, 2, torch.nn.Identity, aspect_ratios=((2,), (2, 3)), class_prior=0.01).eval()
+    maps = [torch.rand(1, 3, 4, 12, 16), torch.rand(1, 3, 6, 6, 8)]
+    (_, classes), _ = head(maps)
+    scores = torch.cat([x.sigmoid().flatten() for x in classes])
+    assert 0.009 < float(scores.mean().detach()) < 0.011
+    assert sum(p.numel() for p in head.class_biases) == 2 * (4 + 6)
+    with pytest.raises(ValueError, match="class_prior must be in"):
+        SSDHead(features, 2, torch.nn.Identity, aspect_ratios=((2,), (2, 3)), class_prior=1.0)

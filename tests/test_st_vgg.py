@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from snn_perception_plugins.st_vgg.backbone import STVGG, parse_layers, published_layers
+from snn_perception_plugins.no_reset.st_vgg import STVGG, parse_layers, published_layers
 
 from snn_perception import build_preset, load_registry
 from snn_perception.checkpoint import load_weights
@@ -81,9 +81,9 @@ class TestPublishedNetworks:
             assert (stage.current.norm.weight == 1).all() and (stage.current.norm.bias == 0).all()
 
     def test_the_same_from_files_as_installed(self, registry):
-        paths = [str(ROOT / "plugins" / name) for name in ("neurons.py", "ssd", "st_vgg")]
+        paths = [str(ROOT / "plugins" / name) for name in ("neurons.py", "ssd", "no_reset")]
         local = load_registry(paths, installed=False, environment=False)
-        assert {p.id for p in local.plugins} == {"core", "neurons", "ssd", "st_vgg"}
+        assert {p.id for p in local.plugins} == {"core", "neurons", "ssd", "no_reset"}
         one, other = (build_preset("st_vgg_ssd_16", registry=r) for r in (registry, local))
         assert type(one.backbone) is not type(other.backbone)
         x = sparse_input(1, 1, 2, 240, 304, dtype=torch.float32)

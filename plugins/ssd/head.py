@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from snn_perception.api import (
 
 from .anchors import BoxShapes, default_boxes
 from .coder import decode
+from .connections import Connections
 from .losses import Criterion, GroundTruth, detection_loss
 
 Raw = tuple[
@@ -31,7 +33,7 @@ Raw = tuple[
 
 
 class SSDHead(nn.Module):
-    """Boxes and class scores for the default boxes of each feature map; not spiking, keeps no state.
+    """Boxes and class scores for the default boxes of each feature map; without `dsod` it has no neurons and no state.
 
     On each map pad 1, batch norm, 3x3 convolution without bias, once for the boxes and once for the classes (Cordone,
     PhD thesis, 2022, ch. 5). Published for one time step per window: the prediction is read from that step's spikes.
@@ -44,6 +46,11 @@ class SSDHead(nn.Module):
         top_k: candidates per class that enter the suppression. max_detections: kept over all classes.
         iou_threshold: IoU at which a default box is matched to a ground truth in training.
         focal_alpha, focal_gamma, smooth_l1_beta: of the losses.
+        class_prior: score of every default box before training, by a learnable bias of each class map (Lin et al.,
+            ICCV 2017, sec. 4.1). None, as published here: no bias, and scores around 0.5, whose loss first falls by
+            hundreds.
+        dsod: whether spiking connections lead from each level to the next (see `connections.Connections`); their
+            membranes are the head's state.
 
     The four attributes `score_threshold`, `nms_threshold`, `top_k` and `max_detections` may be changed at any time.
     """
@@ -52,7 +59,7 @@ class SSDHead(nn.Module):
         self,
         features: FeatureInfo,
         num_classes: int,
-        neuron: NeuronFactory,  # the head does not spike
+        neuron: NeuronFactory,
         *,
         aspect_ratios: Sequence[Sequence[float]] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
         min_ratio: float = 0.05,
@@ -65,6 +72,8 @@ class SSDHead(nn.Module):
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
         smooth_l1_beta: float = 1.0,
+        dsod: bool = False,
+        class_prior: float | None = None,
     ) -> None:
         super().__init__()
         maps = len(features.channels)
@@ -84,8 +93,24 @@ class SSDHead(nn.Module):
         self.num_classes = num_classes
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.top_k, self.max_detections = top_k, max_detections
+        self.connections = Connections(features, neuron) if dsod else None
+        features = features if self.connections is None else self.connections.features
         self.boxes = nn.ModuleList(self._convolutions(features, 4))
         self.classes = nn.ModuleList(self._convolutions(features, num_classes))
+        self.class_biases = nn.ParameterList(self._biases(class_prior))
+
+    def _biases(self, prior: float | None) -> list[Tensor]:
+        """Return the starting bias of each class map; none without a prior."""
+        if prior is None:
+            return []
+        if not 0 < prior < 1:
+            raise ValueError(f"class_prior must be in (0, 1), got {prior}")
+        for convolution in (module for module in self.classes.modules() if isinstance(module, nn.Conv2d)):
+            nn.init.normal_(convolution.weight, std=0.01)
+        return [
+            torch.full((per_cell * self.num_classes,), math.log(prior / (1 - prior)))
+            for per_cell in self.shapes.per_cell
+        ]
 
     def _convolutions(self, features: FeatureInfo, terms: int) -> list[NormConv]:
         layers = [
@@ -97,7 +122,7 @@ class SSDHead(nn.Module):
         return layers
 
     def forward(self, maps: Sequence[Tensor], state: State = None) -> tuple[Raw, State]:
-        """Return (box maps, class maps) of feature maps [1, B, C_i, H_i, W_i], and no state.
+        """Return (box maps, class maps) of feature maps [1, B, C_i, H_i, W_i], and the connections' state, if any.
 
         The channel of a box map is ``shape * 4 + term``, of a class map ``shape * K + class``.
 
@@ -109,9 +134,13 @@ class SSDHead(nn.Module):
                 f"head 'ssd' reads one time step per window, got {len(maps[0])}; choose a representation with one step "
                 "(voxel_cube puts finer time into channels: tbin)"
             )
+        if self.connections is not None:
+            maps, state = self.connections(maps, state)
         boxes = tuple(layer(x[0]) for layer, x in zip(self.boxes, maps, strict=True))
         classes = tuple(layer(x[0]) for layer, x in zip(self.classes, maps, strict=True))
-        return (boxes, classes), None
+        if len(self.class_biases):
+            classes = tuple(x + bias[:, None, None] for x, bias in zip(classes, self.class_biases, strict=True))
+        return (boxes, classes), None if self.connections is None else state
 
     def loss(self, raw: Raw, targets: Sequence[Targets | None], size: SensorSize) -> dict[str, Tensor]:
         """Return the losses ``box`` and ``class`` of a batch, scalars; their sum is trained.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snn_perception.api import iou_matrix
+from snn_perception.api import iou_matrix, sum_over_ranks
 
 from .coder import encode
 from .matching import match
@@ -56,7 +56,8 @@ def detection_loss(
 ) -> tuple[Tensor, Tensor, int]:
     """Return the box loss, the class loss and the number of matched default boxes of a batch.
 
-    Both losses are sums over the samples that have ground truth, divided by max(1, matched default boxes of these). No
+    Both losses are sums over the samples that have ground truth, divided by max(1, matched default boxes of these),
+    counted over all processes that train together, so that their losses add up to that of the whole batch. No
     hard-negative mining: every default box of such a sample counts in the class loss. Without any ground truth both
     are 0, with a gradient of 0.
 
@@ -78,5 +79,5 @@ def detection_loss(
         focal = focal_loss(logit, one_hot, alpha=criterion.focal_alpha, gamma=criterion.focal_gamma)
         class_sum = class_sum + focal.sum()
         matched_boxes += len(chosen)
-    count = max(1, matched_boxes)
+    count = max(1, int(sum_over_ranks(torch.tensor(matched_boxes, device=codes.device))))
     return box_sum / count, class_sum / count, matched_boxes
