@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from snn_perception.registry import Registry
-from tests.golden_support import inputs, models, parts
+from tests.golden_support import evaluation, inputs, models, parts
 from tests.golden_support.vectors import Vector
 
 # What is not there yet -> the issue that brings it. Its vectors must fail until then; remove the line with the issue.
 AWAITED = {
-    "rescat": "ResCat-SNN: backbone, presets and importer",
-    "classifier": "ST-VGG and ResCat-SNN classifiers",
     "eas_snn": "EAS-SNN family",
     "spikeyolo": "SpikeYOLO family",
-    "evaluation": "evaluation by the dataset's protocol",
 }
 
 
@@ -40,14 +36,6 @@ def _comes_from(repository: str) -> Callable[[Vector], bool]:
     return lambda vector: vector.json.get("source", {}).get("repo", "").endswith(repository)
 
 
-def _family(vector: Vector) -> str:
-    """Return ``rescat`` for a model of that backbone, also when it stands in the recipe this one builds on."""
-    for key in ("fused_from", "state_from"):
-        if key in vector.json:
-            return _family(vector.sibling(key))
-    return "rescat" if vector.json["model"] == "rescat" else ""
-
-
 def _awaited_component(kind: str, name: str) -> Callable[[Vector, Registry], None]:
     def check(vector: Vector, registry: Registry) -> None:
         registry.find(kind, name)  # raises PluginError until the family is there
@@ -56,19 +44,11 @@ def _awaited_component(kind: str, name: str) -> Callable[[Vector, Registry], Non
     return check
 
 
-def _awaited_module(name: str) -> Callable[[Vector, Registry], None]:
-    def check(vector: Vector, registry: Registry) -> None:
-        importlib.import_module(name)
-        pytest.fail(f"{vector}: {name} is there now; write the check of its vectors")
-
-    return check
-
-
 KINDS = (
-    Kind("detector", lambda v: bool(v.json.get("cfg") and v.json.get("extras")), models.check_detector, _family),
-    Kind("classifier", _has("w0_logits"), models.check_detector, lambda vector: "classifier"),
-    Kind("folded detector", lambda v: "fused_from" in v.json, models.check_folded, _family),
-    Kind("training", lambda v: "state_from" in v.json, models.check_training, _family),
+    Kind("detector", lambda v: bool(v.json.get("cfg") and v.json.get("extras")), models.check_detector),
+    Kind("classifier", _has("w0_logits"), models.check_classifier),
+    Kind("folded detector", lambda v: "fused_from" in v.json, models.check_folded),
+    Kind("training", lambda v: "state_from" in v.json, models.check_training),
     Kind("default boxes", _has("boxes_float32", "boxes_float64"), parts.check_default_boxes),
     Kind("box coder", _has("encoded", "codes"), parts.check_box_coder),
     Kind("losses", _has("matched0", "focal_x"), parts.check_losses),
@@ -89,12 +69,7 @@ KINDS = (
         _awaited_component("backbone", "spikeyolo"),
         lambda vector: "spikeyolo",
     ),
-    Kind(
-        "evaluation",
-        lambda v: "stat_order" in v.json,
-        _awaited_module("snn_perception.evaluation.coco"),
-        lambda vector: "evaluation",
-    ),
+    Kind("evaluation", lambda v: "stat_order" in v.json, evaluation.check_evaluation),
 )
 
 

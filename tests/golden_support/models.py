@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ from snn_perception.errors import CheckpointError
 from snn_perception.fold import fold_norms
 from snn_perception.nn import Spike
 from snn_perception.registry import Registry
-from snn_perception.state import detach
+from snn_perception.training.config import TrainConfig
+from snn_perception.training.engine import Engine
+from snn_perception.training.feed import Batch
+from snn_perception.training.steps import Recurrence
 from snn_perception.types import SensorSize, Targets
 from tests.golden_support.vectors import Vector, event_counts, filled_state
 
@@ -72,6 +75,24 @@ def compare_heads(vector: Vector, window: int, raw: tuple[tuple[Tensor, ...], tu
 @torch.no_grad()
 def check_detector(vector: Vector, registry: Registry) -> None:
     """Three windows with carried membranes: head maps, feature bits, spike counts and firing rates of each layer."""
+
+    def compare(window: int, raw: Any, features: list[Tensor]) -> None:
+        compare_heads(vector, window, raw)
+        for i, feature in enumerate(features):
+            assert list(feature[0].shape) == vector.json["feature_shapes"][i]
+            vector.compare(f"w{window}_feat{i}_bits", np.packbits(feature.numpy().astype(bool).ravel()))
+
+    _check_windows(vector, registry, compare)
+
+
+@torch.no_grad()
+def check_classifier(vector: Vector, registry: Registry) -> None:
+    """Windows with carried membranes: logits, spike counts and firing rates of each layer."""
+    _check_windows(vector, registry, lambda window, raw, features: vector.compare(f"w{window}_logits", raw))
+
+
+def _check_windows(vector: Vector, registry: Registry, compare: Callable[[int, Any, list[Tensor]], None]) -> None:
+    """Run a vector's windows and compare what is common to all models; `compare` sees raw output and feature maps."""
     detector, _ = imported(vector, registry)
     assert sum(p.numel() for p in detector.parameters()) == vector.json["num_params"]
     neurons = spiking_layers(detector)
@@ -79,10 +100,7 @@ def check_detector(vector: Vector, registry: Registry) -> None:
     for k in range(vector.json["windows"]):
         with watching(neurons) as spikes, watching([detector.backbone]) as features:
             raw, state = detector(event_counts(k, vector.json["input_shape"]).to(detector.dtype), state)
-        compare_heads(vector, k, raw)
-        for i, feature in enumerate(features[0]):
-            assert list(feature[0].shape) == vector.json["feature_shapes"][i]
-            vector.compare(f"w{k}_feat{i}_bits", np.packbits(feature.numpy().astype(bool).ravel()))
+        compare(k, raw, features[0])
         assert [list(s[0].shape) for s in spikes] == [shape for _, shape in vector.json["spiking_layers"]]
         counts.append([int(s.sum()) for s in spikes])
         rates.append([float(s.mean()) for s in spikes])
@@ -113,37 +131,38 @@ def check_folded(vector: Vector, registry: Registry) -> None:
 
 
 def check_training(vector: Vector, registry: Registry) -> None:
-    """Truncated training over the windows: losses, gradient of every parameter, parameters after each update."""
+    """Truncated training over the windows: losses, gradient of every parameter, parameters after each update.
+
+    Through the steps of the product's own training loop.
+    """
     detector, theirs = imported(vector.sibling("state_from"), registry)
     detector.train()
     parameters = {theirs[name]: p for name, p in detector.named_parameters()}
     names = vector.json["param_names"]
     assert sorted(parameters) == sorted(names)
-    adamw = re.fullmatch(r"AdamW lr (\S+), betas (\S+)/(\S+), eps (\S+), weight decay (\S+)", vector.json["optimizer"])
-    lr, *betas, eps, decay = map(float, adamw.groups())
-    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=tuple(betas), eps=eps, weight_decay=decay)
+    clip = vector.json["clip_grad_norm"]
+    config = _train_config(vector, clip)
+    engine = Engine(detector, config, torch.device("cpu"))
     sample = re.search(r"events\(seed=10\*b\+k, shape=\(([\d, ]+)\)\)", vector.json["input"])
     shape = [int(side) for side in sample[1].split(",")]
-    size = SensorSize(*shape[-2:])
-    state, step, grad_norms, param_norms = None, 0, [], []
+    recurrence = Recurrence(detector, engine, config, SensorSize(*shape[-2:]))
+    step, grad_norms, param_norms = 0, [], []
     for k in range(vector.json["windows"]):
-        rows = [event_counts(10 * b + k, shape) for b in range(vector.json["batch"])]
-        raw, state = detector(torch.cat(rows, dim=1), state)
-        targets = [_targets(target) for target in vector.json["targets"][str(k)]]
-        if not any(targets):
+        rows = torch.cat([event_counts(10 * b + k, shape) for b in range(vector.json["batch"])], dim=1)
+        targets = tuple(_targets(target) for target in vector.json["targets"][str(k)])
+        labelled = [b for b, target in enumerate(targets) if target]
+        batch = Batch(k, rows, targets, torch.full((len(targets),), k == 0))
+        taken = recurrence.take(batch, 0 if labelled else 1, ends_chunk=False, epochs_done=0)
+        if not labelled:
             continue
-        losses = detector.head.loss(raw, targets, size)
         expected = vector.json["steps"][step]
-        assert expected["window"] == k and expected["samples"] == [b for b, t in enumerate(targets) if t]
-        vector.compare_value(losses["box"], "steps", step, "loss_bbox")
-        vector.compare_value(losses["class"], "steps", step, "loss_cls")
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        grad_norms.append([-1.0 if parameters[n].grad is None else float(parameters[n].grad.norm()) for n in names])
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), vector.json["clip_grad_norm"])
-        vector.compare_value(norm, "steps", step, "grad_norm_before_clip")
-        optimizer.step()
-        state = detach(state)
+        assert expected["window"] == k and expected["samples"] == labelled
+        vector.compare_value(taken.losses["box"], "steps", step, "loss_bbox")
+        vector.compare_value(taken.losses["class"], "steps", step, "loss_cls")
+        vector.compare_value(taken.grad_norm, "steps", step, "grad_norm_before_clip")
+        before_clip = max(1.0, (taken.grad_norm + 1e-6) / clip)  # what torch's clipping divided by
+        grads = [parameters[n].grad for n in names]
+        grad_norms.append([-1.0 if grad is None else float(grad.norm()) * before_clip for grad in grads])
         param_norms.append([float(parameters[n].detach().norm()) for n in names])
         for name in vector.arrays:
             if name.startswith(f"after{k}:"):
@@ -155,6 +174,13 @@ def check_training(vector: Vector, registry: Registry) -> None:
     buffers = {theirs[name]: b for name, b in detector.named_buffers()}
     vector.compare("running_mean_stem", buffers["backbone.model.features.0.norm.running_mean"])
     vector.compare("running_var_features1", buffers["backbone.model.features.1.norm.running_var"])
+
+
+def _train_config(vector: Vector, clip: float) -> TrainConfig:
+    """Return the settings of a recipe; the schedule is too long to move."""
+    adamw = re.fullmatch(r"AdamW lr (\S+), betas (\S+)/(\S+), eps (\S+), weight decay (\S+)", vector.json["optimizer"])
+    lr, *betas, eps, decay = map(float, adamw.groups())
+    return TrainConfig(lr=lr, betas=tuple(betas), eps=eps, weight_decay=decay, clip_norm=clip, schedule="constant")
 
 
 def _targets(recipe: dict[str, Any] | None) -> Targets | None:

@@ -1,0 +1,124 @@
+"""Recordings through a detector: in this process, several as rows of one batch, or in an executor's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from snn_perception.data.dataset import LabelledRecording
+from snn_perception.detector import Detector
+from snn_perception.evaluation.activity import ActivityMeter
+from snn_perception.evaluation.outcome import RecordingOutcome
+from snn_perception.evaluation.stepping import RowStepper
+from snn_perception.evaluation.walk import RecordingWalk, WalkOptions
+from snn_perception.registry import Registry
+
+if TYPE_CHECKING:
+    from snn_perception.evaluation.package import PackedModel
+    from snn_perception.work import Executor
+
+OnProgress = Callable[[float, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is done with every recording.
+
+    Attributes:
+        detector: in evaluation mode, where it shall run. registry: of its parts and of the readers.
+        score_threshold: detections below it are left out.
+        rows: recordings side by side in one batch.
+        measure: count spikes and operations.
+    """
+
+    detector: Detector
+    registry: Registry
+    options: WalkOptions
+    score_threshold: float
+    rows: int
+    measure: bool
+
+    def run(self, units: Sequence[LabelledRecording], progress: Progress) -> Iterator[tuple[int, RecordingOutcome]]:
+        """Yield the number and outcome of each recording as it is done, several side by side in one batch."""
+        waiting = iter(enumerate(units))
+        active: list[tuple[int, RecordingWalk]] = []
+        with ExitStack() as stack:
+            meter = stack.enter_context(ActivityMeter(self.detector)) if self.measure else None
+            stepper = RowStepper(self.detector, score_threshold=self.score_threshold, meter=meter)
+            while True:
+                while len(active) < self.rows and (unit := next(waiting, None)) is not None:
+                    active.append((unit[0], self._walk(unit[1])))
+                if not active:
+                    return
+                windows = [walk.next() for _, walk in active]
+                done = [pair for pair, window in zip(active, windows, strict=True) if window is None]
+                active = [pair for pair, window in zip(active, windows, strict=True) if window is not None]
+                for number, walk in done:
+                    outcome = walk.outcome()
+                    progress.finish()
+                    yield number, outcome
+                _advance(stepper, [walk for _, walk in active], [window for window in windows if window is not None])
+                progress.within(sum(walk.progress() for _, walk in active))
+
+    def spread(
+        self, units: Sequence[LabelledRecording], executor: Executor, progress: Progress, device: str | None
+    ) -> Iterator[tuple[int, RecordingOutcome]]:
+        """Yield the number and outcome of each recording, worked out by an executor."""
+        from snn_perception.evaluation.package import PackedModel
+
+        model = PackedModel.of(self.detector, self.registry)
+        where = device or str(self.detector.device)
+        work = partial(_evaluate_unit, _Order(model, self.options, self.score_threshold, self.measure, where))
+        for number, outcome in enumerate(executor.map(work, units)):
+            progress.finish()
+            yield number, outcome
+
+    def _walk(self, recording: LabelledRecording) -> RecordingWalk:
+        return RecordingWalk(recording, self.registry, self.detector.spec, self.options)
+
+
+def _advance(stepper: RowStepper, walks: Sequence[RecordingWalk], windows: Sequence[Any]) -> None:
+    if not walks:
+        return
+    wanted = [walk.wants(window) for walk, window in zip(walks, windows, strict=True)]
+    found, streams, activities = stepper.step(windows, [walk.stream for walk in walks], wanted)
+    for walk, window, one, stream, activity in zip(walks, windows, found, streams, activities, strict=True):
+        walk.add(window, one, stream, activity)
+
+
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """What a worker does with every recording that it gets."""
+
+    model: PackedModel
+    options: WalkOptions
+    score_threshold: float
+    measure: bool
+    device: str
+
+
+def _evaluate_unit(order: _Order, recording: LabelledRecording) -> RecordingOutcome:
+    """Return the outcome of one recording; runs in a worker, which keeps the model from one unit to the next."""
+    detector, registry = order.model.open(order.device)
+    job = Job(detector, registry, order.options, order.score_threshold, 1, order.measure)
+    ((_, outcome),) = job.run([recording], Progress(None, 1))
+    return outcome
+
+
+class Progress:
+    """Tells how far it is."""
+
+    def __init__(self, tell: OnProgress | None, total: int, *, done: int = 0) -> None:
+        self._tell, self._total, self._done = tell, total, done
+        self.within(0.0)
+
+    def finish(self) -> None:
+        self._done += 1
+        self.within(0.0)
+
+    def within(self, parts: float) -> None:
+        if self._tell is not None:
+            self._tell(self._done + parts, self._total)
