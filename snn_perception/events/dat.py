@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +144,8 @@ class DatRecording(EventFile):
 
     @cached_property
     def _samples(self) -> TimeSamples:
-        with opened(self.path) as file:
-            return sample_times(file, self.header.data_offset, self._total)
+        state = self.path.stat()
+        return _samples_of(self.path, state.st_size, state.st_mtime_ns, self.header.data_offset, self._total)
 
     def _infer_size(self) -> SensorSize:
         largest_x = largest_y = events = odd = 0
@@ -267,3 +267,10 @@ class _WordReader:
         whole, self.ragged = divmod(filled, EVENT_BYTES)
         self.waiting = np.frombuffer(self._buffer, np.uint64, whole)
         return True
+
+
+@lru_cache(maxsize=512)  # some 100 kB each; training on random windows opens a recording for each of them
+def _samples_of(path: Path, size: int, mtime_ns: int, offset: int, end: int) -> TimeSamples:
+    """Return the times along a file in the state that its size and time of change tell."""
+    with opened(path) as file:
+        return sample_times(file, offset, end)

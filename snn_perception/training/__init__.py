@@ -1,0 +1,1 @@
+"""Training: lanes of recordings or random windows, truncated back-propagation, exact resumption, several processes."""

@@ -1,0 +1,87 @@
+"""The folder of a run and the files in it. Only the leading process writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from snn_perception.errors import CheckpointError, SnnPerceptionError
+from snn_perception.training.config import RunConfig
+from snn_perception.training.metrics import MetricsLog
+from snn_perception.training.run_file import dump_run
+from snn_perception.training.run_state import PREVIOUS_FILE, STATE_FILE, RunState, load_run_state, save_run_state
+from snn_perception.whole_file import whole_file
+
+RUN_FILE, METRICS_FILE = "run.yaml", "metrics.jsonl"
+BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+
+
+class RunFolder:
+    """Where a run keeps its files.
+
+    Args:
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path, self._writes = path, writes
+        self.best, self.last = path / BEST_FILE, path / LAST_FILE
+        self._metrics: MetricsLog | None = None
+
+    def begin(self, config: RunConfig) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            SnnPerceptionError: if a run is there already, or nothing can be written there.
+        """
+        if not self._writes:
+            return
+        held = [name for name in (STATE_FILE, PREVIOUS_FILE, BEST_FILE, LAST_FILE) if (self.path / name).exists()]
+        if held:
+            raise SnnPerceptionError(
+                f"{self.path}: holds a run already ({', '.join(held)}); go on with --resume, or choose another folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SnnPerceptionError(f"{self.path}: the folder cannot be made: {error.strerror or error}") from error
+        with whole_file(self.path / RUN_FILE) as temporary:
+            temporary.write_text(dump_run(config), "utf-8")
+        self._metrics = MetricsLog(self.path / METRICS_FILE)
+        self._metrics.truncate_to(0)
+
+    def resume(self, config: RunConfig, digest: str) -> RunState:
+        """Return the run as it stands here; what it logged after that is taken back.
+
+        Raises:
+            CheckpointError: if there is nothing to resume, it is damaged, or it is of another configuration.
+        """
+        state = load_run_state(self.path)
+        if state.progress.run != digest:
+            raise CheckpointError(
+                f"{self.path}: its run has another configuration than asked for; resume with its own "
+                f"{RUN_FILE}, or train in another folder"
+            )
+        if self._writes:
+            self._clear_leftovers()
+            self._metrics = MetricsLog(self.path / METRICS_FILE)
+            self._metrics.truncate_to(state.progress.metrics_lines)
+        return state
+
+    def save(self, state: RunState) -> Path:
+        """Write the run as it stands."""
+        return save_run_state(self.path, state)
+
+    def log(self, kind: str, values: dict[str, Any]) -> int:
+        """Add a line to the metrics; return how many there are."""
+        assert self._metrics is not None
+        self._metrics.write({"kind": kind, **values})
+        return self._metrics.lines
+
+    def _clear_leftovers(self) -> None:
+        """Remove temporary files of a process that was killed while it wrote."""
+        for path in self.path.glob(".*.safetensors"):
+            if os.access(path, os.W_OK):
+                path.unlink(missing_ok=True)
+        (self.path / f"fresh.{STATE_FILE}").unlink(missing_ok=True)

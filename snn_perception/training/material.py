@@ -1,0 +1,144 @@
+"""What a run works on: its data, how a step goes over them, and how the model is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snn_perception.data.dataset import Dataset, open_dataset
+from snn_perception.detector import Detector
+from snn_perception.errors import SpecError
+from snn_perception.registry import Registry
+from snn_perception.training.classification import SampleFeed, Samples, SampleSteps, accuracy
+from snn_perception.training.config import DataConfig, RunConfig
+from snn_perception.training.distributed import Ranks
+from snn_perception.training.engine import Engine
+from snn_perception.training.feed import Feed
+from snn_perception.training.sources import Lanes, RandomWindows
+from snn_perception.training.steps import Recurrence
+from snn_perception.training.survey import survey
+from snn_perception.training.validation import Validator, detection_validator
+
+MakeSteps = Callable[[Detector, Engine], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Data and measure of a run.
+
+    Attributes:
+        source: of batches. make_steps: returns what runs them (`steps.Recurrence` or the like) for a model in training.
+        validator: judges a model; None if nothing is validated.
+        recordings, val_recordings: in use. labelled: windows with labels, or samples.
+        description: of the data, for the record in checkpoints.
+    """
+
+    source: Any
+    make_steps: MakeSteps
+    validator: Validator | None
+    recordings: int
+    val_recordings: int
+    labelled: int
+    description: dict[str, Any]
+
+
+def gather_material(config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks) -> Material:
+    """Return what a run works on.
+
+    Raises:
+        SnnPerceptionError: if data are missing, hold no labels, or do not fit the model.
+    """
+    data = config.data
+    train = _open(data, data.train, data.train_split, data.limit, registry)
+    _check_fit(train, detector, config)
+    val = None
+    if config.eval.every_epochs:
+        val = _open(data, data.val or data.train, data.val_split, data.val_limit, registry, filtered=False)
+        _check_fit(val, detector, config)
+    gathered = _samples if config.train.mode == "classification" else _windows
+    return gathered(config, detector, registry, ranks, train, val)
+
+
+def _windows(
+    config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks, train: Dataset, val: Dataset | None
+) -> Material:
+    data = survey(train, detector.spec.window_us)
+    seed, rows = config.train.seed, config.train.lanes
+    feed = Feed(data, detector, registry, augment=config.train.augment, seed=seed)
+    kind = Lanes if config.train.mode == "lanes" else RandomWindows
+    return Material(
+        source=kind(feed, rows=rows, own=ranks.own_rows(rows), seed=seed),
+        make_steps=lambda model, engine: Recurrence(model, engine, config.train, feed.head_size),
+        validator=detection_validator(val, registry, config.eval, ranks) if val is not None else None,
+        recordings=len(data.recordings),
+        val_recordings=len(val) if val is not None else 0,
+        labelled=sum(map(len, data.labelled)),
+        description=_describe(config.data, train, val),
+    )
+
+
+def _samples(
+    config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks, train: Dataset, val: Dataset | None
+) -> Material:
+    seed, rows = config.train.seed, config.train.lanes
+    feed = SampleFeed(train, detector, registry, augment=config.train.augment, seed=seed)
+    validator = None
+    if val is not None:
+        plain = SampleFeed(val, detector, registry, augment=None, seed=seed)
+        validator = Validator("accuracy", lambda model: accuracy(model, plain, ranks))
+    return Material(
+        source=Samples(feed, rows=rows, own=ranks.own_rows(rows), seed=seed),
+        make_steps=SampleSteps,
+        validator=validator,
+        recordings=len(train),
+        val_recordings=len(val) if val is not None else 0,
+        labelled=len(train),
+        description=_describe(config.data, train, val),
+    )
+
+
+def _open(
+    data: DataConfig, text: str, split: str, limit: int | None, registry: Registry, *, filtered: bool = True
+) -> Dataset:
+    if not text:
+        raise SpecError("data.train: expected a data set such as gen1:PATH, got nothing; give --data")
+    options = dict(data.options)
+    if limit is not None:
+        options["limit"] = limit
+    if filtered and data.filter != "none":
+        options["filter"] = data.filter  # the protocol filters what is validated on
+    return open_dataset(text, split, registry, **options)
+
+
+def _check_fit(dataset: Dataset, detector: Detector, config: RunConfig) -> None:
+    spec = detector.spec
+    if dataset.is_classification != (config.train.mode == "classification"):
+        holds = "samples with a class" if dataset.is_classification else "recordings with labelled boxes"
+        raise SpecError(f"train.mode: {config.train.mode} does not fit data set '{dataset.name}', which holds {holds}")
+    if dataset.classes != spec.classes:
+        raise SpecError(
+            f"data set '{dataset.name}' has classes {list(dataset.classes)}, the model {list(spec.classes)}; "
+            f"set model.options.classes to those of the data"
+        )
+    carries = spec.state_policy == "carry"
+    if config.train.mode != "classification" and (config.train.mode == "lanes") != carries:
+        wanted = "lanes" if carries else "windows"
+        other = "per_window" if carries else "carry"
+        raise SpecError(
+            f"train.mode: {config.train.mode} does not fit a model whose state_policy is {spec.state_policy}; use "
+            f"{wanted}, or train it as {other} with --set model.overrides.state_policy={other}"
+        )
+
+
+def _describe(data: DataConfig, train: Dataset, val: Dataset | None) -> dict[str, Any]:
+    from snn_perception.data.provenance import synthetic_version
+
+    name, _, path = data.train.partition(":")
+    return {
+        "data_set": synthetic_version(path) or name,
+        "train_split": data.train_split,
+        "train_recordings": len(train),
+        "val_split": data.val_split if val is not None else None,
+        "val_recordings": len(val) if val is not None else 0,
+    }
