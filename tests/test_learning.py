@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from snn_perception.cli import evaluate
 from snn_perception.training.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from snn_perception.training.loop import train
 from snn_perception.training.reports import Silent, ValidationReport
@@ -64,13 +66,20 @@ def classification(data, preset: str, **options) -> RunConfig:
 
 
 @pytest.mark.parametrize("preset", ["st_vgg_classifier_16", "rescat_classifier_16"])
-def test_a_small_classifier_learns(data, registry, tmp_path, preset):
+def test_a_small_classifier_learns(data, registry, tmp_path, capsys, preset):
     scores = Scores()
     result = train(classification(data, preset), registry, tmp_path / "run", observer=scores)
     assert result.metric == "accuracy"
     assert result.best > 0.9
     assert scores.seen[-1]["samples"] == 32
     assert set(scores.seen[-1]["accuracy_per_class"]) == {"car", "pedestrian"}
+    capsys.readouterr()
+    command = [str(result.best_checkpoint), "--data", f"gen1_classification:{data}", "--split", "train", "--json"]
+    assert evaluate.main([*command, "-o", str(tmp_path / "report")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["scores"]["accuracy"] == result.best
+    assert 0.01 < told["firing"]["sparsity"] < 0.9 and not told["firing"]["dead"]
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == told
 
 
 def test_a_classifier_goes_on_where_it_stopped(data, registry, tmp_path):

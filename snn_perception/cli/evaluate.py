@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "write a report. A run with -o that was stopped goes on where it was.",
     )
     parser.set_defaults(threads=1)  # the same arithmetic, and so the same bits, on every machine
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="a checkpoint, or a preset (untrained weights)")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="checkpoint, shipped weights, or preset (untrained)")
     parser.add_argument("--data", metavar="NAME:PATH", help="the data set, such as gen1:FOLDER")
     parser.add_argument(
         "--data-option",
@@ -139,6 +139,15 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
     dataset = open_dataset(arguments.data, arguments.split, registry, **_dataset_options(arguments))
     if arguments.output is not None:
         make_folder(arguments.output)
+    if dataset.is_classification:
+        from snn_perception.cli.evaluate_samples import evaluate_samples
+
+        if arguments.detections:
+            raise SnnPerceptionError(
+                f"{arguments.data}: holds samples without boxes; --detections needs labelled boxes"
+            )
+        evaluate_samples(arguments, registry, dataset)
+        return None
     findings = (_of_file if arguments.detections else _of_model)(arguments, registry, dataset, protocol)
     _tell(arguments, registry, dataset, findings)
     return None

@@ -9,8 +9,9 @@ from typing import Any
 from snn_perception.data.dataset import Dataset, open_dataset
 from snn_perception.detector import Detector
 from snn_perception.errors import SpecError
+from snn_perception.evaluation.classification import SampleReader
 from snn_perception.registry import Registry
-from snn_perception.training.classification import SampleFeed, Samples, SampleSteps, accuracy
+from snn_perception.training.classification import Samples, SampleSteps, accuracy
 from snn_perception.training.config import DataConfig, RunConfig
 from snn_perception.training.distributed import Ranks
 from snn_perception.training.engine import Engine
@@ -82,13 +83,12 @@ def _samples(
     config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks, train: Dataset, val: Dataset | None
 ) -> Material:
     seed, rows = config.train.seed, config.train.lanes
-    feed = SampleFeed(train, detector, registry, augment=config.train.augment, seed=seed)
     validator = None
     if val is not None:
-        plain = SampleFeed(val, detector, registry, augment=None, seed=seed)
-        validator = Validator("accuracy", lambda model: accuracy(model, plain, ranks))
+        reader = SampleReader(val, detector, registry)
+        validator = Validator("accuracy", lambda model: accuracy(model, reader, ranks))
     return Material(
-        source=Samples(feed, rows=rows, own=ranks.own_rows(rows), seed=seed),
+        source=Samples(train, detector, registry, config.train.augment, rows=rows, own=ranks.own_rows(rows), seed=seed),
         make_steps=SampleSteps,
         validator=validator,
         recordings=len(train),
