@@ -1,0 +1,1 @@
+"""Synthetic driving recordings: a street, what moves in it, the camera that drives through, and the sensor."""
