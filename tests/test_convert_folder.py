@@ -1,7 +1,6 @@
 """All recordings of a folder: what is found and copied, what is done once, and what an interruption leaves."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from snn_perception.events import transfer
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.events.recording import open_recording
 from snn_perception.events.transfer import convert_recording
+from snn_perception.held_folder import held_folder
 from snn_perception.whole_file import cannot_write
 from tests.dataset_support import GEN1, gen1_tree, paired, rvt_sequence, some_events
 from tests.paths import ROOT
@@ -338,8 +338,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(number, tmp_path, capsys):
 def test_two_runs_do_not_write_in_one_folder(source, tmp_path, capsys):
     out = tmp_path / "out"
     (out / ".converted").mkdir(parents=True)
-    with (out / ".converted" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held_folder(out / ".converted", "a test"):
         assert "another convert is at work in it" in refused(capsys, source, "-o", out, "--to", "dat")
     assert files_of(out) == {}
     told(capsys, source, "-o", out, "--to", "dat", "--executor", "serial")

@@ -101,3 +101,24 @@ def test_a_detector_is_no_classifier_and_samples_are_no_boxes(data, registry, tm
         train(replace(config, model=ModelConfig(preset="st_vgg_ssd_16")), registry, tmp_path / "run")
     with pytest.raises(SpecError, match="train.mode: lanes does not fit data set 'gen1_classification'"):
         train(replace(config, train=TrainConfig()), registry, tmp_path / "other")
+
+
+@pytest.mark.parametrize("preset", ["st_vgg_classifier_16"])
+def test_a_samples_logits_do_not_depend_on_its_neighbours(data, registry, preset):
+    from snn_perception.data.dataset import open_dataset
+    from snn_perception.evaluation.classification import SampleReader, summed_logits
+    from snn_perception.training.model import make_detector
+
+    detector = make_detector(classification(data, preset).model, registry, seed=0).eval()
+    dataset = open_dataset(f"gen1_classification:{data}", "train", registry)
+    short = replace(dataset[0], piece=replace(dataset[0].piece, t_end_us=dataset[0].piece.t_start_us + 40_000))
+    empty = replace(dataset[1], piece=replace(dataset[1].piece, crop_xyxy=(0, 0, 1, 1)))
+    reader = SampleReader(replace(dataset, recordings=(short, empty, *dataset.recordings[2:5])), detector, registry)
+    batch = reader.batch(range(5))
+    assert batch.counts.tolist() == [2, 5, 5, 5, 5] and len(batch.windows) == 5
+    together = summed_logits(detector, batch.windows, batch.counts)
+    for row in range(5):
+        alone = reader.batch([row])
+        assert torch.allclose(summed_logits(detector, alone.windows, alone.counts)[0], together[row], atol=1e-5)
+    longer = batch.lengthened(9)
+    assert torch.equal(summed_logits(detector, longer.windows, longer.counts), together)

@@ -16,6 +16,7 @@ import torch
 
 from snn_perception.checkpoint import load_checkpoint, read_checkpoint
 from snn_perception.errors import CheckpointError, EventDataError, SnnPerceptionError, SpecError
+from snn_perception.held_folder import held_folder
 from snn_perception.tensor_file import read_tensors
 from snn_perception.training.loop import train
 from snn_perception.training.reports import Silent, StepReport, TrainResult
@@ -64,7 +65,7 @@ def same_run(a: Path, b: Path) -> None:
 
 
 MODES = [
-    {"ema": 0.9, "augment_flip": 0.5},
+    {"ema": 0.9, "augment_flip": 0.5, "amp": "bf16"},
     {"update": "chunk", "chunk_windows": 4, "prefetch": 0},
     {"mode": "windows", "lanes": 1, "epochs": 3, "schedule_by": "step", "warmup_epochs": 0.5},
 ]
@@ -157,11 +158,11 @@ def test_a_run_that_is_killed_while_it_writes_goes_on_exactly(data, registry, tm
     """SIGKILL inside the writing of files, before any of the calls that put them in place."""
     train(small_run(data, ema=0.9, save_every_steps=1), registry, tmp_path / "whole")
     killed = 0
-    for at in (5, 6, 7, 8, 9):  # one round of link, fsync and renames, a little on each time
+    for at in (8, 9, 10, 12):  # in a round of link, fsync and renames, at another place each time
         process = killed_run(data, tmp_path / "killed", at)
         process.wait(120)
         killed += process.returncode == -signal.SIGKILL
-    assert killed == 5
+    assert killed == 4
     assert killed_run(data, tmp_path / "killed", 10**9).wait(120) == 0
     same_run(tmp_path / "whole", tmp_path / "killed")
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith((".", "fresh"))]
@@ -273,6 +274,40 @@ def test_data_that_do_not_fit(data, registry, tmp_path):
         train(replace(config, model=replace(config.model, options=options)), registry, tmp_path / "run")
     with pytest.raises(EventDataError, match="nothing to use in split 'missing'"):
         train(replace(config, data=replace(config.data, train_split="missing")), registry, tmp_path / "run")
+
+
+def test_other_data_do_not_go_on(registry, tmp_path):
+    data = moving_boxes(tmp_path / "boxes", "train", recordings=2, length_us=600_000)
+    moving_boxes(data, "val", recordings=1, length_us=500_000, seed=3)
+    train(small_run(data), registry, tmp_path / "run", observer=StopAt(5))
+    moving_boxes(data, "train", recordings=3, length_us=600_000)
+    with pytest.raises(CheckpointError, match="the data are not those that its run is trained on"):
+        train(small_run(data), registry, tmp_path / "run", resume=True)
+
+
+def test_one_run_at_a_time(data, registry, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        held_folder(folder, "a test"),
+        pytest.raises(SnnPerceptionError, match="another training run is at work in it"),
+    ):
+        train(small_run(data), registry, folder)
+
+
+def test_a_stopped_run_leaves_a_checkpoint_to_look_at(data, registry, tmp_path):
+    result = train(small_run(data), registry, tmp_path / "run", observer=StopAt(5))
+    assert result.last_checkpoint is not None
+    assert load_checkpoint(result.last_checkpoint, registry=registry).spec.state_policy == "carry"
+
+
+def test_going_on_needs_the_first_weights_no_more(data, registry, tmp_path):
+    first = train(small_run(data, epochs=1), registry, tmp_path / "first")
+    config = small_run(data)
+    config = replace(config, model=replace(config.model, checkpoint=str(first.last_checkpoint)))
+    train(config, registry, tmp_path / "run", observer=StopAt(5))
+    first.last_checkpoint.unlink()
+    assert not train(config, registry, tmp_path / "run", resume=True).stopped
 
 
 def test_frozen_parameters_stay(data, registry, tmp_path):

@@ -28,16 +28,23 @@ from snn_perception.training.loop import train
 from snn_perception.training.reports import Silent
 from tests.training_support import small_run
 
+options = {{"epochs": 1, **json.loads(sys.argv[3])}}
+stop = options.pop("stop", None)
+
 class Losses(Silent):
     def __init__(self):
         self.seen = []
+        self.step = 0
+    def should_stop(self):
+        return stop is not None and self.step >= stop
     def on_step(self, report):
+        self.step = report.step
         if report.losses:
             self.seen.append([report.step, report.grad_norm, *report.losses.values()])
 
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 losses = Losses()
-config = small_run(root, lanes=4, epochs=1, ema=0.9, **json.loads(sys.argv[3]))
+config = small_run(root, lanes=4, ema=0.9, **options)
 resume = (folder / "training.safetensors").exists()
 train(config, load_registry(environment=False), folder, observer=losses, resume=resume)
 if losses.seen:
@@ -45,10 +52,10 @@ if losses.seen:
 """
 
 
-def run(data: Path, folder: Path, processes: int, options: str = "{}") -> None:
+def run(data: Path, folder: Path, processes: int, options: str = "{}", text: str = SCRIPT) -> None:
     folder.mkdir(exist_ok=True)
     script = folder.parent / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
+    script.write_text(text.format(root=str(ROOT)))
     launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launch, str(script), str(data), str(folder), options]
@@ -85,6 +92,47 @@ def test_two_processes_equal_one(data, tmp_path, options):
     assert torch.allclose(*losses, rtol=1e-6, atol=1e-6)
     spiking = [one[name] for name in shared if name.startswith("membrane.")]
     assert all((membrane != 0).any() for membrane in spiking)
+
+
+UNEQUAL = """
+import sys
+sys.path.insert(0, {root!r})
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from snn_perception import load_registry
+from snn_perception.evaluation import classification
+from snn_perception.training.loop import train
+from tests.test_learning import classification as run_of
+
+windows = classification.SampleReader.windows
+
+def unequal(self, recording, change=None):
+    made = windows(self, recording, change)
+    return made[: 1 + sum(map(ord, recording.name)) % len(made)]
+
+classification.SampleReader.windows = unequal
+train(run_of(Path(sys.argv[1]), "st_vgg_classifier_16", epochs=1), load_registry(environment=False), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
+    options = '{"epochs": 2}'
+    run(data, tmp_path / "one", 1, options)
+    run(data, tmp_path / "both", 2, '{"epochs": 2, "stop": 13}')
+    run(data, tmp_path / "both", 1, options)
+    (one, _), (both, _) = (read_tensors(tmp_path / name / STATE_FILE) for name in ("one", "both"))
+    for name in (name for name in one if not name.startswith("generator.")):
+        assert torch.allclose(one[name].double(), both[name].double(), rtol=0, atol=1e-6), name
+
+
+@pytest.mark.timeout(300)
+def test_samples_of_unequal_length_keep_processes_in_step(data, tmp_path):
+    run(data, tmp_path / "two", 2, "{}", UNEQUAL)
+    assert (tmp_path / "two" / "best.safetensors").exists()
 
 
 def test_rows_that_cannot_be_dealt_out_are_refused():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import filecmp
 import logging
 import shutil
@@ -137,22 +136,15 @@ def _alone_in(job: Job) -> Iterator[None]:
         SnnPerceptionError: if the folder cannot be made, or another run is at work in it.
     """
     from snn_perception.cli.convert_unit import RECORD
-    from snn_perception.errors import SnnPerceptionError
+    from snn_perception.held_folder import held_folder
     from snn_perception.whole_file import cannot_write
 
     record = job.destination / RECORD
     try:
         record.mkdir(parents=True, exist_ok=True)
-        lock = (record / "lock").open("w")
     except OSError as error:
         raise cannot_write(job.destination, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnnPerceptionError(f"{job.destination}: another convert is at work in it; wait for its end") from None
-        except OSError as error:  # some network file systems have no locks
-            log.info("%s: cannot be locked: %s", job.destination, error)
+    with held_folder(record, "another convert"):
         shutil.rmtree(job.partial, ignore_errors=True)
         try:
             yield

@@ -6,7 +6,7 @@ As the authors judge theirs (Cordone, PhD thesis, 2022, ch. 4): summed over posi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from snn_perception.evaluation.activity import Activity, ActivityMeter, merged
 from snn_perception.events.geometry import InputMapping
 from snn_perception.registry import Registry
 from snn_perception.state import State
-from snn_perception.types import I64, EventArray, EventWindow, SensorSize, Targets
+from snn_perception.types import I64, EventWindow, SensorSize, Targets
 
 MOST_WINDOWS = 1000
 ROWS = 16
@@ -29,11 +29,22 @@ Change = Callable[[EventWindow], EventWindow]
 
 @dataclass(frozen=True, eq=False)
 class SampleBatch:
-    """Samples side by side: windows, each [T, B, C, H, W], and the class of each row as targets."""
+    """Samples side by side.
+
+    Attributes:
+        windows: each [T, B, C, H, W]. counts: how many of them each row has; what comes after is silence.
+        targets: the class of each row.
+    """
 
     step: int
     windows: tuple[Tensor, ...]
+    counts: Tensor
     targets: tuple[Targets, ...]
+
+    def lengthened(self, count: int) -> SampleBatch:
+        """Return the same samples with silence after them, up to so many windows."""
+        silence = torch.zeros_like(self.windows[0])
+        return replace(self, windows=(*self.windows, *[silence] * (count - len(self.windows))))
 
 
 class SampleReader:
@@ -57,7 +68,9 @@ class SampleReader:
         begin_us = recording.piece.t_start_us
         if begin_us is None:
             begin_us = int(whole.t[0]) if len(whole) else 0
-        end_us = int(whole.t[-1]) + 1 if len(whole) else begin_us + 1
+        end_us = recording.piece.t_end_us
+        if end_us is None:
+            end_us = int(whole.t[-1]) + 1 if len(whole) else begin_us + 1
         count = min(max(1, -(-(end_us - begin_us) // window_us)), MOST_WINDOWS)
         events = InputMapping(whole.size, size).map_events(whole)
         cuts = np.searchsorted(events.t, begin_us + window_us * np.arange(count + 1)).tolist()
@@ -74,13 +87,14 @@ class SampleReader:
         """Return samples, by their numbers in the set, as rows of one batch; shorter ones end in silence."""
         recordings = [self.data[number] for number in numbers]
         rows = [self.windows(*pair) for pair in zip(recordings, changes or [None] * len(recordings), strict=True)]
-        size, window_us = self._spec.sensor_size, self._spec.window_us
-        silence = self._represent(EventWindow(EventArray.empty(size), 0, window_us))
+        size = self._spec.sensor_size
+        silence = torch.zeros_like(rows[0][0])
         longest = max(map(len, rows))
         windows = tuple(
             torch.stack([row[k] if k < len(row) else silence for row in rows], dim=1) for k in range(longest)
         )
-        return SampleBatch(step, windows, tuple(whole_image(recording, size) for recording in recordings))
+        counts = torch.tensor([len(row) for row in rows])
+        return SampleBatch(step, windows, counts, tuple(whole_image(recording, size) for recording in recordings))
 
 
 def whole_image(recording: LabelledRecording, size: SensorSize) -> Targets:
@@ -91,19 +105,23 @@ def whole_image(recording: LabelledRecording, size: SensorSize) -> Targets:
     return Targets(box, np.array([recording.class_id], np.int64))
 
 
-def summed_logits(detector: Detector, windows: Iterable[Tensor]) -> Tensor:
-    """Return the logits [B, K] of samples: the sum over their windows, membranes carried from one to the next.
+def summed_logits(detector: Detector, windows: Iterable[Tensor], counts: Tensor) -> Tensor:
+    """Return the logits [B, K] of samples: the sum over their own windows, membranes carried from one to the next.
+
+    Args:
+        counts: int64 [B], how many of the windows each row has.
 
     Raises:
         SpecError: if the model's head gives something else than logits.
     """
     state: State = None
     total: Tensor | None = None
-    for x in windows:
+    for k, x in enumerate(windows):
         raw, state = detector(x.to(detector.device, detector.dtype), state)
         if not isinstance(raw, Tensor):
             raise SpecError("samples need a classifier; this model's head finds boxes")
-        total = raw if total is None else total + raw
+        own = torch.where((counts > k).to(raw.device)[:, None], raw, torch.zeros_like(raw))
+        total = own if total is None else total + own
     assert total is not None
     return total
 
@@ -166,7 +184,11 @@ def classify(
     activity = Activity()
     for first in range(0, len(chosen), ROWS):
         batch = reader.batch(chosen[first : first + ROWS])
-        logits, seen = _measured(detector, batch) if measure else (summed_logits(detector, batch.windows), Activity())
+        logits, seen = (
+            _measured(detector, batch)
+            if measure
+            else (summed_logits(detector, batch.windows, batch.counts), Activity())
+        )
         activity = merged([activity, seen]) if measure else activity
         wanted = np.array([int(target.class_id[0]) for target in batch.targets])
         np.add.at(confusion, (wanted, logits.argmax(dim=1).cpu().numpy()), 1)
@@ -186,6 +208,6 @@ def _measured(detector: Detector, batch: SampleBatch) -> tuple[Tensor, Activity]
                 meter.expect(x.shape[1])
                 yield x
 
-        logits = summed_logits(detector, watched())
+        logits = summed_logits(detector, watched(), batch.counts)
         seen.extend(meter.take())
     return logits, merged(seen)

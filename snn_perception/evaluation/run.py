@@ -119,6 +119,7 @@ def evaluate_detector(
     classes, options = _options(detector, dataset, max_windows, all_windows, silent)
     job = Job(detector, registry, options, score_threshold, rows, measure)
     known, keys = _known_outcomes(ledger, recordings, job)
+    reused = len(known)
     todo = [number for number in range(len(recordings)) if number not in known]
     todo = todo if share is None else todo[share.rank :: share.world]
     progress = Progress(on_progress, len(recordings), done=len(known))
@@ -138,7 +139,7 @@ def evaluate_detector(
         classes,
         _image_size(dataset, recordings, registry),
         protocol,
-        reused=len(recordings) - len(todo),
+        reused=reused,
         notes=_class_notes(detector, dataset, classes),
     )
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snn_perception.data.provenance import MANIFEST_NAME
 from snn_perception.errors import EventDataError, SnnPerceptionError
+from snn_perception.held_folder import held_folder
 from snn_perception.synth.drive import Unit, is_as_listed, make_recording
 from snn_perception.synth.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from snn_perception.synth.sizes import RecordingPlan, SetRequest, bytes_needed, plan_set
@@ -49,7 +47,7 @@ def generate(
     """
     folder = Path(folder)
     _make_folder(folder)
-    with _held(folder):
+    with held_folder(folder, "another synth"):
         manifest = _present(folder, request)
         known = {entry.name: entry for entry in manifest.recordings}
         units = [Unit(plan, folder, known.get(plan.name)) for plan in plan_set(request, limit)]
@@ -72,7 +70,7 @@ def regenerate(
     """
     wanted, folder = read_manifest(source), Path(folder)
     _make_folder(folder)
-    with _held(folder):
+    with held_folder(folder, "another synth"):
         manifest = _present(folder, wanted.request)
         entries = {entry.name: entry for entry in wanted.recordings}
         units = [Unit(plan, folder, entries[plan.name], must_match=True) for plan in wanted.plans()]
@@ -159,24 +157,8 @@ def _make_folder(folder: Path) -> None:
         raise SnnPerceptionError(f"{folder}: the folder cannot be made: {error.strerror or error}") from error
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep other processes from making a set in the same folder; the system lets go when this one ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnnPerceptionError(f"{folder}: another process is making a set there; wait for it") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(handle)
-
-
 def _sweep(folder: Path) -> None:
-    """Remove temporary files of runs that were killed: nobody else writes here (`_held`)."""
+    """Remove temporary files of runs that were killed: nobody else writes here (`held_folder`)."""
     for pattern in (".*_td*.dat", ".*_bbox*.npy", f".{Path(MANIFEST_NAME).stem}.*.json"):
         for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
             path.unlink(missing_ok=True)

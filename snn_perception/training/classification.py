@@ -17,7 +17,7 @@ from snn_perception.registry import Registry
 from snn_perception.state import State
 from snn_perception.training.augment import draw
 from snn_perception.training.config import AugmentConfig
-from snn_perception.training.distributed import Ranks, gather
+from snn_perception.training.distributed import Ranks, gather, most_over_ranks
 from snn_perception.training.engine import Engine
 from snn_perception.training.plan import SamplePlan
 from snn_perception.training.steps import Taken
@@ -78,8 +78,9 @@ class SampleSteps:
 
     def take(self, batch: SampleBatch, next_label: int | None, *, ends_chunk: bool, epochs_done: float) -> Taken:
         """Run whole samples and update the weights."""
+        batch = batch.lengthened(most_over_ranks(len(batch.windows), self._engine.device))  # norms wait for each other
         with self._engine.precision():
-            logits = summed_logits(self._detector, batch.windows)
+            logits = summed_logits(self._detector, batch.windows, batch.counts)
         terms = self._detector.head.loss(logits, batch.targets, self._detector.spec.sensor_size)
         shown = sum_over_ranks(torch.stack([term.detach() for term in terms.values()]))
         norm = self._engine.update(torch.stack(list(terms.values())).sum(), epochs_done)

@@ -54,7 +54,11 @@ def company(device: torch.device) -> Iterator[Ranks]:
     if world <= 1 or distributed.is_initialized():
         yield Ranks(distributed.get_rank(), distributed.get_world_size()) if in_company() else Ranks()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":  # what goes by pickle travels over gloo, and past the GPUs
+        torch.cuda.set_device(device)
+        distributed.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
     finally:
@@ -62,20 +66,31 @@ def company(device: torch.device) -> Iterator[Ranks]:
 
 
 def local_device(name: str) -> torch.device:
-    """Return the device of this process: under torchrun, ``cuda`` is the GPU of the local rank."""
+    """Return the device of this process: under torchrun, ``cuda`` is the GPU of the local rank.
+
+    Raises:
+        SnnPerceptionError: if several processes are told to use one GPU.
+    """
     device = torch.device(name)
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
+    if device.type != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return device
+    if device.index is not None:
+        raise SnnPerceptionError(f"--device {name}: several processes cannot share a GPU; give --device cuda alone")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def any_over_ranks(fact: bool, device: torch.device) -> bool:
     """Return whether it holds in any process."""
+    return bool(most_over_ranks(int(fact), device))
+
+
+def most_over_ranks(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes give."""
     if not in_company():
-        return fact
-    flag = torch.tensor(int(fact), device=device)
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return bool(flag)
+        return number
+    most = torch.tensor(number, device=device)
+    distributed.all_reduce(most, op=distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -70,18 +70,20 @@ class Engine:
             group["lr"] = learning_rate(self.config, epochs_done)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        sum_gradients(self.parameters)  # before the scaler looks for overflow: all processes must see the same
         self.scaler.unscale_(self.optimizer)
-        sum_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler passes over such steps by itself
             raise SnnPerceptionError(
                 f"update {self.updates + 1}: the gradient is not finite (loss {float(loss.detach()):.4g}); lower "
                 "train.lr and start again, from the last checkpoint if you like (model.checkpoint)"
             )
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.updates += 1
-        self._follow()
+        if self.scaler.get_scale() >= scale:  # it shrinks after an overflow, whose step is left out
+            self.updates += 1
+            self._follow()
         return norm
 
     @property
@@ -114,7 +116,7 @@ class Engine:
 
     def numbers(self) -> dict[str, Any]:
         """Return the plain values that belong to `tensors`."""
-        return {"updates": self.updates, "scaler": dict(self.scaler.state_dict())}
+        return {"updates": self.updates, "lr": self.lr, "scaler": dict(self.scaler.state_dict())}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on from what `tensors` and `numbers` gave.
@@ -133,6 +135,8 @@ class Engine:
                 moments = {name: state[name].to(self.device) for name in _ADAMW[1:]}
                 self.optimizer.state[parameter] = {"step": state["step"], **moments}
         self.updates = int(numbers["updates"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(numbers["lr"])
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from snn_perception.errors import CheckpointError, SnnPerceptionError
+from snn_perception.held_folder import held_folder
 from snn_perception.training.config import RunConfig
 from snn_perception.training.metrics import MetricsLog
 from snn_perception.training.run_file import dump_run
-from snn_perception.training.run_state import PREVIOUS_FILE, STATE_FILE, RunState, load_run_state, save_run_state
+from snn_perception.training.run_state import (
+    PREVIOUS_FILE,
+    STATE_FILE,
+    Progress,
+    RunState,
+    load_run_state,
+    save_run_state,
+)
 from snn_perception.whole_file import whole_file
 
 RUN_FILE, METRICS_FILE = "run.yaml", "metrics.jsonl"
@@ -42,23 +51,45 @@ class RunFolder:
             raise SnnPerceptionError(
                 f"{self.path}: holds a run already ({', '.join(held)}); go on with --resume, or choose another folder"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SnnPerceptionError(f"{self.path}: the folder cannot be made: {error.strerror or error}") from error
+        self._clear_leftovers()
         with whole_file(self.path / RUN_FILE) as temporary:
             temporary.write_text(dump_run(config), "utf-8")
         self._metrics = MetricsLog(self.path / METRICS_FILE)
         self._metrics.truncate_to(0)
 
-    def resume(self, config: RunConfig, digest: str) -> RunState:
-        """Return the run as it stands here; what it logged after that is taken back.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the folder, if this process writes.
 
         Raises:
-            CheckpointError: if there is nothing to resume, it is damaged, or it is of another configuration.
+            SnnPerceptionError: if the folder cannot be made, or another run is at work in it.
+        """
+        if not self._writes:
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SnnPerceptionError(f"{self.path}: the folder cannot be made: {error.strerror or error}") from error
+        with held_folder(self.path, "another training run"):
+            yield
+
+    def resume(self, wanted: Progress) -> RunState:
+        """Return the run as it stands here; what it logged after that is taken back.
+
+        Args:
+            wanted: digests of configuration and data that it must have.
+
+        Raises:
+            CheckpointError: if there is nothing to resume, it is damaged, or of another configuration or other data.
         """
         state = load_run_state(self.path)
-        if state.progress.run != digest:
+        if state.progress.data != wanted.data and state.progress.run == wanted.run:
+            raise CheckpointError(
+                f"{self.path}: the data are not those that its run is trained on (other recordings or labels); bring "
+                "those back, or train in another folder from its checkpoint (model.checkpoint)"
+            )
+        if state.progress.run != wanted.run:
             raise CheckpointError(
                 f"{self.path}: its run has another configuration than asked for; resume with its own "
                 f"{RUN_FILE}, or train in another folder"
@@ -81,7 +112,8 @@ class RunFolder:
 
     def _clear_leftovers(self) -> None:
         """Remove temporary files of a process that was killed while it wrote."""
-        for path in self.path.glob(".*.safetensors"):
-            if os.access(path, os.W_OK):
+        for name in (BEST_FILE, LAST_FILE, f"fresh.{STATE_FILE}", RUN_FILE):
+            stem, _, suffix = name.rpartition(".")
+            for path in self.path.glob(f".{stem}.*.{suffix}"):
                 path.unlink(missing_ok=True)
         (self.path / f"fresh.{STATE_FILE}").unlink(missing_ok=True)

@@ -66,8 +66,10 @@ def train(
     """
     place = local_device(device)
     with company(place) as ranks, _same_generators(place):
-        run = _Run(config, registry, RunFolder(Path(folder), writes=ranks.leads), ranks, place, observer or Silent())
-        return run.go(resume)
+        home = RunFolder(Path(folder), writes=ranks.leads)
+        run = _Run(config, registry, home, ranks, place, observer or Silent(), resume)
+        with home.held():
+            return run.go(resume)
 
 
 class _Run:
@@ -81,10 +83,12 @@ class _Run:
         ranks: Ranks,
         device: torch.device,
         observer: Observer,
+        resume: bool,
     ) -> None:
         self.config, self.registry, self.folder, self.ranks, self.device = config, registry, folder, ranks, device
         self.observer: Observer = observer if ranks.leads else Silent()
-        detector = make_detector(config.model, registry, config.train.seed)
+        self.should_stop = observer.should_stop  # asked in every process: a signal may come to any
+        detector = make_detector(config.model, registry, config.train.seed, fresh=not resume)
         self.material: Material = gather_material(config, detector, registry, ranks)
         self.detector = detector.to(device)
         self.shown = copy.deepcopy(self.detector).eval()  # carries the weights to validate and to save
@@ -93,7 +97,7 @@ class _Run:
             share_norms(self.detector)
         self.engine = Engine(self.detector, config.train, device)
         self.steps = self.material.make_steps(self.detector, self.engine)
-        self.progress = Progress(run=run_digest(config))
+        self.progress = Progress(run=run_digest(config), data=self.material.fingerprint)
         self.window_losses: list[dict[str, float]] = []  # since the last line of the metrics
         self.saved_step = 0
 
@@ -120,6 +124,8 @@ class _Run:
         self.observer.on_start(self._info())
         self._validate_if_due()  # a stop may have come between an epoch's end and its validation
         stopped = self._train() if self.progress.step < self.total_steps else False
+        if stopped and self.ranks.leads:
+            self._save_model(self.folder.last, {})
         return TrainResult(
             folder=self.folder.path,
             steps=self.progress.step,
@@ -141,15 +147,20 @@ class _Run:
                 self._step(batch, next_label)
                 if self.progress.step % self.steps_per_epoch == 0:
                     self._save()
+                    if self._is_to_stop():
+                        return True
                     self._validate_if_due()
                 elif self.steps.is_cut and self._is_save_due():
                     self._save()
                 if self.progress.step == self.total_steps:
                     return False
-                if self.steps.is_cut and any_over_ranks(self.observer.should_stop(), self.device):
+                if self.steps.is_cut and self._is_to_stop():
                     self._save()
                     return True
         raise AssertionError("a source of batches has no end")
+
+    def _is_to_stop(self) -> bool:
+        return any_over_ranks(self.should_stop(), self.device)
 
     def _step(self, batch: Batch, next_label: int | None) -> None:
         """Run one step, count it, tell of it."""
@@ -260,7 +271,7 @@ class _Run:
 
     def _restore(self) -> None:
         """Take up the run in the folder."""
-        state = self.folder.resume(self.config, self.progress.run)
+        state = self.folder.resume(self.progress)
         self.progress = state.progress
         self.saved_step = state.progress.step
         self.window_losses = state.numbers["window_losses"]
@@ -273,6 +284,8 @@ class _Run:
         self.steps.state = to(membranes, self.device)
         if self.ranks.rank < len(state.generators):
             set_generators(state.generators[self.ranks.rank], self.device)
+        else:
+            torch.manual_seed(self.config.train.seed + self.ranks.rank)
 
     def _info(self) -> RunInfo:
         return RunInfo(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,7 @@ class Material:
         validator: judges a model; None if nothing is validated.
         recordings, val_recordings: in use. labelled: windows with labels, or samples.
         description: of the data, for the record in checkpoints.
+        fingerprint: 16 hex digits over what is trained and validated on, whatever the folder.
     """
 
     source: Any
@@ -42,6 +45,7 @@ class Material:
     val_recordings: int
     labelled: int
     description: dict[str, Any]
+    fingerprint: str
 
 
 def gather_material(config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks) -> Material:
@@ -76,6 +80,9 @@ def _windows(
         val_recordings=len(val) if val is not None else 0,
         labelled=sum(map(len, data.labelled)),
         description=_describe(config.data, train, val),
+        fingerprint=_fingerprint(
+            [[r.name, k.tolist()] for r, k in zip(data.recordings, data.labelled, strict=True)], val
+        ),
     )
 
 
@@ -95,6 +102,7 @@ def _samples(
         val_recordings=len(val) if val is not None else 0,
         labelled=len(train),
         description=_describe(config.data, train, val),
+        fingerprint=_fingerprint([[sample.name, sample.class_id] for sample in train], val),
     )
 
 
@@ -129,6 +137,11 @@ def _check_fit(dataset: Dataset, detector: Detector, config: RunConfig) -> None:
             f"train.mode: {config.train.mode} does not fit a model whose state_policy is {spec.state_policy}; use "
             f"{wanted}, or train it as {other} with --set model.overrides.state_policy={other}"
         )
+
+
+def _fingerprint(trained_on: list[Any], val: Dataset | None) -> str:
+    validated_on = [recording.name for recording in val] if val is not None else []
+    return hashlib.sha256(json.dumps([trained_on, validated_on]).encode()).hexdigest()[:16]
 
 
 def _describe(data: DataConfig, train: Dataset, val: Dataset | None) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class TensorBoardSink:
     """
 
     def __init__(self, folder: str | Path, first_step: int = 0) -> None:
-        purge = {"purge_step": first_step} if first_step else {}
+        purge = {"purge_step": first_step + 1} if first_step else {}
         self._writer: Any = summary_writer()(log_dir=str(folder), **purge)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -35,15 +35,18 @@ def make_spec(config: ModelConfig, registry: Registry) -> ModelSpec:
     return resolve(_changed(spec, config.overrides), registry)
 
 
-def make_detector(config: ModelConfig, registry: Registry, seed: int) -> Detector:
+def make_detector(config: ModelConfig, registry: Registry, seed: int, *, fresh: bool = True) -> Detector:
     """Return the model to train, in training mode, with fresh weights of that seed or those of the named checkpoint.
+
+    Args:
+        fresh: whether the run begins here; the weights of one that goes on come from its own state.
 
     Raises: as `make_spec`, and CheckpointError if the checkpoint does not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are made there
         detector = Detector(make_spec(config, registry), registry)
-    if config.checkpoint:
+    if config.checkpoint and fresh:
         load_weights(detector, read_checkpoint(config.checkpoint).weights, config.checkpoint)
     return detector.train()
 

@@ -35,7 +35,7 @@ class Progress:
         step: windows done (of every row). epoch: validations done, in epochs.
         best: value of the best validation, with its epoch. last: of the latest one.
         metrics_lines: lines of the metrics file that belong to it.
-        run: digest of the configuration, so that a state is not used for another run.
+        run, data: digests of the configuration and of what it is trained on, so that a state is not used for another.
     """
 
     step: int = 0
@@ -44,6 +44,7 @@ class Progress:
     last: float | None = None
     metrics_lines: int = 0
     run: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True, eq=False)

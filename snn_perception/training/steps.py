@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snn_perception.detector import Detector
-from snn_perception.ranks import sum_over_ranks
+from snn_perception.ranks import in_company, sum_over_ranks
 from snn_perception.state import State, detach, reset_rows
 from snn_perception.training.config import TrainConfig
 from snn_perception.training.distributed import any_over_ranks
@@ -84,8 +84,10 @@ class Recurrence:
         return batch.x.to(self._detector.device, self._detector.dtype, non_blocking=True)
 
     def _before(self, batch: Batch) -> State:
-        if self.state is None or bool(batch.is_start.all()):
+        if self.state is None or (bool(batch.is_start.all()) and not in_company()):
             return None
+        # In company even where every row starts: gradients must take the same way in every process, since each norm on
+        # it waits for the others.
         return reset_rows(self.state, batch.is_start) if bool(batch.is_start.any()) else self.state
 
 
