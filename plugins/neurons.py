@@ -3,6 +3,9 @@
 Each step first charges the membrane, ``h = f(v, x)``, then fires ``s = [h >= v_threshold]``, then resets: a hard reset
 sets the membrane of a neuron that fired to ``v_reset``, a soft reset (``v_reset=None``) subtracts ``v_threshold``.
 Rest is 0. Equality fires. The state of a neuron is its membrane after the last step, [B, ...], at least float32.
+
+A neuron runs the fused step of the core, which gives the numbers of the plain steps below in a fraction of their time
+and memory, unless its operations are traced or exported.
 """
 
 from __future__ import annotations
@@ -11,13 +14,25 @@ import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
 
-from snn_perception.api import Component, FromMemoryModule, PluginError, Spike, State, hookimpl, membrane
+from snn_perception.api import (
+    Component,
+    FromMemoryModule,
+    PluginError,
+    Spike,
+    State,
+    StepRule,
+    can_fuse,
+    fused_steps,
+    hookimpl,
+    membrane,
+)
 
 SURROGATES = {"sigmoid": sj_surrogate.Sigmoid, "atan": sj_surrogate.ATan}
 
@@ -33,10 +48,22 @@ def snn_neurons() -> list[Component]:
 
 
 class _Neuron(nn.Module, ABC):
-    """Fire and reset, common to all; a subclass says how the membrane charges."""
+    """Charge, fire and reset, common to all; a subclass says what its leak is.
+
+    Attributes:
+        rule: what one step does.
+    """
 
     def __init__(
-        self, *, v_threshold: float, v_reset: float | None, detach_reset: bool, surrogate: str, alpha: float
+        self,
+        leak: Literal["none", "times", "over"],
+        *,
+        decay_input: bool = False,
+        v_threshold: float,
+        v_reset: float | None,
+        detach_reset: bool,
+        surrogate: str,
+        alpha: float,
     ) -> None:
         super().__init__()
         if v_reset not in (None, 0.0):
@@ -47,25 +74,38 @@ class _Neuron(nn.Module, ABC):
             raise ValueError(f"v_threshold must be positive, got {v_threshold}")
         if not alpha > 0:
             raise ValueError(f"alpha must be positive, got {alpha}")
-        self.v_threshold, self.v_reset, self.detach_reset = v_threshold, v_reset, detach_reset
+        self.rule = StepRule(leak, decay_input, v_threshold, v_reset is not None, detach_reset, surrogate, alpha)
         self.spike = Spike(SURROGATES[surrogate](alpha=alpha))
 
     @abstractmethod
-    def charge(self, v: Tensor, current: Tensor) -> Tensor:
-        """Return the membrane before firing, [B, ...], from the membrane and the current of one step."""
+    def factor(self, v: Tensor) -> Tensor | float:
+        """Return the factor of the leak: a scalar in the dtype of the membrane `v`, or a number."""
 
     def forward(self, current: Tensor, v: State = None) -> tuple[Tensor, State]:
         """Return spikes [T, B, ...] in the input's dtype and the membrane [B, ...] after the last step."""
-        after, spikes = membrane(v, current), []
-        for current_t in current.to(after.dtype):
-            h = self.charge(after, current_t)
-            s = self.spike(h, self.v_threshold)
-            fired = s.detach() if self.detach_reset else s
-            after = h - fired * (self.v_threshold if self.v_reset is None else h)
+        before = membrane(v, current)
+        currents, factor = current.to(before.dtype), self.factor(before)
+        # In evaluation a spike has no gradient, a surrogate's least of all; the fused step has that of training.
+        if can_fuse(currents, before) and (self.training or not _need_gradients(currents, before, factor)):
+            train, after = fused_steps(currents, before, self.rule, factor)
+        else:
+            train, after = self._plain_steps(currents, before, factor)
+        return train.to(current.dtype), after
+
+    def _plain_steps(self, currents: Tensor, v: Tensor, factor: Tensor | float) -> tuple[Tensor, Tensor]:
+        spikes = []
+        for current in currents:
+            h = self.rule.charge(v, current, factor)
+            s = self.spike(h, self.rule.v_threshold)
+            fired = s.detach() if self.rule.detach_reset else s
+            v = h - fired * (h if self.rule.hard_reset else self.rule.v_threshold)
             spikes.append(s)
         # One step, the usual case of a live camera, is a view: no copy.
-        train = spikes[0].unsqueeze(0) if len(spikes) == 1 else torch.stack(spikes)
-        return train.to(current.dtype), after
+        return spikes[0].unsqueeze(0) if len(spikes) == 1 else torch.stack(spikes), v
+
+
+def _need_gradients(*values: Tensor | float) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 class ParametricLIF(_Neuron):
@@ -95,15 +135,19 @@ class ParametricLIF(_Neuron):
         alpha: float = 4.0,
     ) -> None:
         super().__init__(
-            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+            "times",
+            decay_input=decay_input,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            alpha=alpha,
         )
         _require_tau(tau)
-        self.decay_input = decay_input
         self.w = nn.Parameter(torch.tensor(-math.log(tau - 1.0)))
 
-    def charge(self, v: Tensor, current: Tensor) -> Tensor:
-        leak = self.w.to(v.dtype).sigmoid()
-        return v + (current - v) * leak if self.decay_input else v - v * leak + current
+    def factor(self, v: Tensor) -> Tensor:
+        return self.w.to(v.dtype).sigmoid()
 
 
 class LIF(_Neuron):
@@ -124,13 +168,19 @@ class LIF(_Neuron):
         alpha: float = 4.0,
     ) -> None:
         super().__init__(
-            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+            "over",
+            decay_input=decay_input,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            alpha=alpha,
         )
         _require_tau(tau)
-        self.tau, self.decay_input = tau, decay_input
+        self.tau = tau
 
-    def charge(self, v: Tensor, current: Tensor) -> Tensor:
-        return v + (current - v) / self.tau if self.decay_input else v - v / self.tau + current
+    def factor(self, v: Tensor) -> float:
+        return self.tau
 
 
 class IF(_Neuron):
@@ -146,11 +196,16 @@ class IF(_Neuron):
         alpha: float = 4.0,
     ) -> None:
         super().__init__(
-            v_threshold=v_threshold, v_reset=v_reset, detach_reset=detach_reset, surrogate=surrogate, alpha=alpha
+            "none",
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            alpha=alpha,
         )
 
-    def charge(self, v: Tensor, current: Tensor) -> Tensor:
-        return v + current
+    def factor(self, v: Tensor) -> float:
+        return 1.0
 
 
 def _require_tau(tau: float) -> None:

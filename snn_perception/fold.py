@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from snn_perception.norm_convolution import can_join, joined
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -38,6 +40,8 @@ class NormConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C', H', W'] of x [B, C, H, W]."""
+        if can_join(x, self.norm, self.conv):
+            return joined(x, self.norm, self.conv, self.padding)
         y: Tensor = self.conv(self.norm(self.pad(x)))
         return y
 

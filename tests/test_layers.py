@@ -20,11 +20,20 @@ FAMILIES -= {"neurons", "datasets", "__init__", "__pycache__"}
 # Every module has a place here, lowest layer first. It imports from its own layer and those below. A name covers the
 # module and everything in it, unless a longer one says otherwise.
 LAYERS = (
-    ("values", "errors", "types", "state", "boxes", "whole_file"),
+    ("values", "errors", "types", "state", "boxes", "whole_file", "tensor_file", "held_folder", "ranks", "work"),
+    (
+        "fused operations",
+        *("events.jit", "fusing", "kernel_threads", "neuron_steps", "neuron_cpu", "neuron_kernels"),
+        *("norm_convolution", "norm_kernels"),
+    ),
     ("vocabulary of plugins", "nn", "fold", "spec", "hookspecs", "registry", "discovery", "builtin_components"),
-    ("building and feeding", "detector", "checkpoint", "foreign", "importing", "cost", "events", "data"),
+    (
+        "building and feeding",
+        *("detector", "checkpoint", "zoo", "foreign", "importing", "cost", "events", "data", "synth"),
+        *("neuron_steps", "neuron_cpu", "neuron_kernels"),
+    ),
     ("door for plugins", "api", "testing"),
-    ("using a detector", "runtime", "training", "evaluation"),
+    ("using a detector", "runtime", "training", "evaluation", "doctor"),
     ("edge", "cli", "ros", "__main__"),
 )
 # Imports names lazily from anywhere, for `from snn_perception import ...`.

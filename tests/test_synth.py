@@ -368,10 +368,10 @@ def test_a_folder_holds_one_set(known_world, tmp_path, monkeypatch):
 
 
 def test_two_runs_do_not_write_to_one_folder(known_world, tmp_path):
-    from snn_perception.synth.generate import _held
+    from snn_perception.held_folder import held_folder
 
     (tmp_path / "set").mkdir()
-    with _held(tmp_path / "set"), pytest.raises(SnnPerceptionError, match="another process"):
+    with held_folder(tmp_path / "set", "a test"), pytest.raises(SnnPerceptionError, match="another synth is at work"):
         generate(tmp_path / "set", TINY, executor="serial")
 
 
