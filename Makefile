@@ -2,19 +2,21 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
-MODEL ?= st_vgg_ssd_16
+MODEL ?= st_vgg_ssd_16_synth
+# What the demo runs, untrained, where MODEL names weights that this version does not ship.
+FALLBACK ?= st_vgg_ssd_16
 # launch_testing's pytest plugins, part of every ROS installation, break plain pytest runs.
 PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros
 SOURCES := snn_perception plugins tests tools launch examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format demo bench-events fuzz clean
+.PHONY: help setup test test-slow lint format demo bench-events bench-training fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
 	@echo
 	@echo "  RECORDING=path   recording for 'make demo' (relative to this folder)"
-	@echo "  MODEL=name       checkpoint or preset for 'make demo' (default: $(MODEL))"
+	@echo "  MODEL=name       checkpoint, shipped weights or preset for 'make demo' (default: $(MODEL))"
 	@echo "  PYTHON=path      interpreter for 'make setup' (3.10 to 3.13)"
 
 setup: ## make or update .venv: packages, ROS 2 where it is missing, messages
@@ -35,11 +37,14 @@ format: setup ## rewrite the sources in the project's format
 	$(PY) -m ruff check --fix-only $(wildcard $(SOURCES))
 	$(PY) -m ruff format $(wildcard $(SOURCES))
 
-demo: setup ## play a recording through the node; detections, table and video in demo/
-	$(PY) -m snn_perception.ros.demo --model '$(MODEL)' --output demo $(if $(RECORDING),--recording '$(RECORDING)')
+demo: setup ## play a drive through the node; detections, table and video in demo/
+	$(PY) -m snn_perception.ros.demo --model '$(MODEL)' --fallback '$(FALLBACK)' --output demo $(if $(RECORDING),--recording '$(RECORDING)')
 
 bench-events: setup ## measure the event path: docs/benchmarks/events.md
 	$(PY) tools/bench_events.py -o docs/benchmarks/events.md
+
+bench-training: setup ## measure training steps: docs/benchmarks/training.md
+	$(PY) tools/bench_training.py -o docs/benchmarks/training.md
 
 fuzz: setup ## a million damaged inputs for every decoder and format (hours); docs/fuzzing.md
 	$(PY) tools/fuzz.py -o docs/fuzzing.md

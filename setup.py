@@ -14,9 +14,13 @@ VERSION = "0.1.0"
 # Command -> module whose `main` it runs. Each is a console script, so `ros2 run snn_perception <command>` finds it.
 COMMANDS = {
     "convert": "snn_perception.cli.convert",
+    "doctor": "snn_perception.cli.doctor",
+    "evaluate": "snn_perception.cli.evaluate",
     "inspect": "snn_perception.cli.inspect",
     "plugins": "snn_perception.cli.plugins",
     "replay": "snn_perception.cli.replay",
+    "synth": "snn_perception.cli.synth",
+    "train": "snn_perception.cli.train",
     "detector_node": "snn_perception.ros.detector_node",
     "player_node": "snn_perception.ros.player_node",
 }
@@ -24,7 +28,7 @@ COMMANDS = {
 # Plugin name -> module with its hooks. They register exactly as a stranger's plugin would.
 PLUGINS = {
     "neurons": "snn_perception_plugins.neurons",
-    "st_vgg": "snn_perception_plugins.st_vgg",
+    "no_reset": "snn_perception_plugins.no_reset",
     "ssd": "snn_perception_plugins.ssd",
     "datasets": "snn_perception_plugins.datasets",
 }
@@ -44,11 +48,12 @@ setup(
     python_requires=">=3.10",
     packages=core_packages + plugin_packages,
     package_dir={"snn_perception_plugins": "plugins"},
-    package_data={"snn_perception": ["py.typed"]},
+    package_data={"snn_perception": ["py.typed", "weights/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py") + glob("launch/*.yaml"))),
+        (f"share/{NAME}/recipes", sorted(glob("recipes/*.yaml"))),
         (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
     ],
     zip_safe=False,
@@ -74,6 +79,8 @@ setup(
         "torch": ["torch>=2.1", "spikingjelly>=0.0.0.0.14"],
         "video": ["av"],
         "onnx": ["onnx", "onnxruntime"],
+        "ray": ["ray>=2.9"],
+        "tensorboard": ["tensorboard"],
         "test": ["pytest", "mcap"],
     },
     entry_points={

@@ -283,7 +283,7 @@ print(json.dumps({
     home = folder / ("install" if kind == "plain" else "")
     for file in [*found["files"], *found["plugins"].values()]:
         assert Path(file).is_relative_to(home), file
-    assert set(found["plugins"]) >= {"neurons", "st_vgg", "ssd"}
+    assert set(found["plugins"]) >= {"neurons", "no_reset", "ssd"}
 
 
 def test_commands_run_from_the_install_space(workspace):
@@ -291,7 +291,7 @@ def test_commands_run_from_the_install_space(workspace):
     scripts = "install/snn_perception/lib/snn_perception"
     assert "usage" in in_install_space(folder, f"{scripts}/inspect --help").lower()
     listing = json.loads(in_install_space(folder, f"{scripts}/plugins --json"))
-    assert {"neurons", "st_vgg", "ssd"} <= set(re.findall(r"\w+", json.dumps(listing)))
+    assert {"neurons", "no_reset", "ssd"} <= set(re.findall(r"\w+", json.dumps(listing)))
     for module in ("inspect", "plugins"):
         in_install_space(folder, f"{shlex.quote(sys.executable)} -m snn_perception {module} --help")
 

@@ -12,9 +12,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "snn_perception.cli.convert",
         "write a recording in another format, or authors' weights as a checkpoint",
     ),
+    "doctor": ("snn_perception.cli.doctor", "check an installation end to end, and say what to do where it fails"),
+    "evaluate": ("snn_perception.cli.evaluate", "score a detector on labelled recordings, and report its cost"),
     "inspect": ("snn_perception.cli.inspect", "tell what a recording holds: events, times, rates, losses, digest"),
     "plugins": ("snn_perception.cli.plugins", "list components and options, or count a model's size and operations"),
     "replay": ("snn_perception.cli.replay", "run a detector over a recording, window by window"),
+    "synth": ("snn_perception.cli.synth", "make a synthetic driving set with labels, or verify one"),
+    "train": ("snn_perception.cli.train", "teach a detector on labelled recordings"),
 }
 NODES: dict[str, tuple[str, str]] = {
     "detector_node": ("snn_perception.ros.detector_node", "the ROS 2 node: event packets in, detections out"),

@@ -1,4 +1,4 @@
-"""``plugins``: every component with its options; ``plugins PRESET``: the model, built and counted."""
+"""``plugins``: every component with its options, and the shipped weights; ``plugins PRESET``: the model, counted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("plugins", "List plugins and their components, or tell about one.")
+    parser = make_parser(
+        "plugins", "List plugins, their components and the weights that are shipped, or tell about one."
+    )
     parser.add_argument(
         "what",
         nargs="?",
-        metavar="PRESET|KIND|KIND:NAME",
-        help="a preset, to build and count it; a kind of component, to list it; kind:name, for its options",
+        metavar="PRESET|WEIGHTS|KIND|KIND:NAME",
+        help="a preset or shipped weights, to build and count the model; a kind of component, to list it; kind:name, "
+        "for its options",
     )
     return parser
 
@@ -49,8 +52,9 @@ def _plugins(arguments: argparse.Namespace) -> None:
 def _list(registry: Registry, kinds: tuple[str, ...], *, as_json: bool) -> None:
     components = [_described(entry) for kind in kinds for entry in registry.entries(kind)]
     plugins = [{"id": plugin.id, "source": plugin.source, "error": plugin.error or None} for plugin in registry.plugins]
+    weights = list(_weights())
     if as_json:
-        print_json({"plugins": plugins, "components": components})
+        print_json({"plugins": plugins, "components": components, "weights": weights})
         return
     rows = (
         (c["kind"], c["name"], c["plugin"], str(c["version"]), c["summary"], _options_text(c["options"], c["error"]))
@@ -58,6 +62,32 @@ def _list(registry: Registry, kinds: tuple[str, ...], *, as_json: bool) -> None:
     )
     print_table(("kind", "name", "plugin", "version", "summary", "options"), rows)
     print_table(("plugin", "from", "not in use"), ((p.id, p.source, p.error) for p in registry.plugins))
+    if weights:
+        cells = [[str(w[key] or "") for key in ("name", "preset", "data", "card", "error")] for w in weights]
+        print_table(("shipped weights", "preset", "trained on", "model card", "cannot be read"), cells)
+
+
+def _weights() -> Iterator[dict[str, Any]]:
+    """Yield what the shipped weights tell of themselves; a damaged file is told of, not an end of the list."""
+    from snn_perception.errors import CheckpointError
+    from snn_perception.tensor_file import read_texts
+    from snn_perception.zoo import card_path, shipped, shipped_path
+
+    for name in shipped():
+        run: dict[str, Any] = {}
+        error = None
+        try:
+            run = json.loads(read_texts(shipped_path(name)).get("run", "{}"))
+        except (CheckpointError, ValueError) as reason:
+            error = str(reason)
+        yield {
+            "name": name,
+            "path": str(shipped_path(name)),
+            "card": str(card_path(name)) if card_path(name).is_file() else None,
+            "preset": run.get("config", {}).get("model", {}).get("preset"),
+            "data": run.get("data", {}).get("data_set"),
+            "error": error,
+        }
 
 
 def _tell_component(entry: Registered, *, as_json: bool) -> None:
@@ -126,14 +156,19 @@ def _elsewhere(name: str, registry: Registry) -> str:
 
 
 def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) -> None:
+    from snn_perception.checkpoint import load_checkpoint
     from snn_perception.cost import cost_of
     from snn_perception.detector import build_preset
     from snn_perception.errors import PluginError
+    from snn_perception.zoo import shipped, shipped_path
 
     try:
-        detector = build_preset(name, registry=registry)
+        if name in shipped():
+            detector = load_checkpoint(shipped_path(name), registry=registry)
+        else:
+            detector = build_preset(name, registry=registry)
     except PluginError as error:
-        if name in registry.names("preset"):
+        if name in (*registry.names("preset"), *shipped()):
             raise
         raise PluginError(_elsewhere(name, registry) or str(error)) from None
     cost = cost_of(detector)
@@ -147,14 +182,14 @@ def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) ->
             }
         )
         return
-    print_rows(_model_rows(name, detector.spec, cost))
+    print_rows(_model_rows(name, "weights" if name in shipped() else "preset", detector.spec, cost))
     if arguments.verbose:
         rows = ((layer.name, f"{layer.operations:,}", "neuron" if layer.is_neuron else "") for layer in cost.layers)
         print_table(("layer", "operations", ""), rows)
 
 
-def _model_rows(name: str, spec: ModelSpec, cost: ModelCost) -> Iterator[tuple[str, str]]:
-    yield "preset", name
+def _model_rows(name: str, kind: str, spec: ModelSpec, cost: ModelCost) -> Iterator[tuple[str, str]]:
+    yield kind, name
     for role in ("representation", "neuron", "backbone", "head"):
         ref = getattr(spec, role)
         yield role, f"{ref.name}({', '.join(f'{option}={value!r}' for option, value in ref.options.items())})"

@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         "Run a detector over a recording: what the live node would publish with the same score threshold, offline.",
     )
     parser.set_defaults(threads=1)  # the same arithmetic, and so the same bits, on every machine
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or the name of a preset (untrained weights)")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a checkpoint, or the name of shipped weights or of a preset (untrained)"
+    )
     parser.add_argument("recording", metavar="RECORDING", type=Path, help="a file or bag of events")
     parser.add_argument("--detections", type=Path, metavar="F.jsonl", help="write one line of JSON per window here")
     parser.add_argument("--video", type=Path, metavar="F.mp4|F.gif", help="draw events and boxes into a video")

@@ -1,4 +1,4 @@
-"""The demo: a recording goes through the real node over DDS; a table, the detections and a video come out.
+"""The demo: a drive goes through the real node over DDS; a table, the detections and a video come out.
 
 ``python -m snn_perception.ros.demo --model MODEL [--recording PATH] [-o demo/]``, which is what ``make demo`` runs.
 """
@@ -7,108 +7,120 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray
+from rich.text import Text
 
 from snn_perception.checkpoint import load_checkpoint, save_checkpoint
-from snn_perception.cli.common import make_parser, print_json, registry_of, run
-from snn_perception.data.shapes import moving_shapes
-from snn_perception.detector import Detector
+from snn_perception.cli.common import make_parser, positive_int, print_json, registry_of, run
 from snn_perception.errors import SnnPerceptionError
-from snn_perception.events.dat_writer import write_dat
 from snn_perception.events.recording import open_recording
 from snn_perception.registry import Registry
-from snn_perception.ros.live import LiveResult, LiveRun, local_domain
-from snn_perception.ros.messages import from_detection2d_array, ns_to_stamp, to_detection2d_array
+from snn_perception.ros.domain import local_domain
+from snn_perception.ros.live import LiveResult, LiveRun
+from snn_perception.ros.messages import from_detection2d_array, same_messages
+from snn_perception.runtime.demo_video import Look, Seen, pictures, write_video
 from snn_perception.runtime.detections_file import DetectionsWriter
-from snn_perception.runtime.models import open_model
+from snn_perception.runtime.labelled_drive import DEMO_DRIVE, LabelledDrive, labelled_drive
+from snn_perception.runtime.models import OpenedModel, open_model
 from snn_perception.runtime.pipeline import DetectionPipeline
-from snn_perception.runtime.render import draw_events, draw_window
 from snn_perception.runtime.replay import WindowSource, replay
-from snn_perception.runtime.video import VideoWriter, count_distinct_frames
 from snn_perception.runtime.waking import wake_on_recording
-from snn_perception.types import Detections, EventWindow, SensorSize
+from snn_perception.types import Detections
+from snn_perception.zoo import find_checkpoint, told
 
-SHAPES_US = 5_000_000
 MAX_GAP_MS = 1000
 MIN_FRAMES = 50
-WANTED_FRAMES = 80
-FRAMES_PER_SECOND = 20
 UNTRAINED = "untrained weights: the boxes mean nothing yet"
+SYNTHETIC = "the drive is synthetic: figures on it say nothing about recorded data"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A window and what is seen in it offline; the states in between are not kept, they are large."""
+class Subject:
+    """What is run.
 
-    window: EventWindow
-    detections: Detections
+    Attributes:
+        checkpoint: the model's file. note: what a person must know of it; empty for trained weights. caption: the same
+            in the video.
+        score_threshold, max_boxes: what the node publishes of each window. drawn_from: score from which it is drawn.
+    """
 
-
-@dataclass(frozen=True)
-class Shown:
-    """One picture of the video: a part of a window, and the detections of the whole."""
-
-    part: EventWindow
-    number: int
-    detections: Detections
+    checkpoint: Path
+    note: str
+    caption: str
+    score_threshold: float
+    max_boxes: int
+    drawn_from: float
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     parser = make_parser("demo", "Play a recording through the detector node over DDS and show what comes out.")
     parser.prog = "python -m snn_perception.ros.demo"
-    parser.add_argument("--recording", type=Path, help="file or bag to play (default: moving shapes, made on the spot)")
-    parser.add_argument("--model", required=True, help="checkpoint, or a preset, which has untrained weights")
+    parser.add_argument(
+        "--recording", type=Path, help="file or bag to play (default: a synthetic drive that no training has seen)"
+    )
+    parser.add_argument(
+        "--model", required=True, help="a checkpoint, shipped weights, or a preset, which has untrained weights"
+    )
+    parser.add_argument("--fallback", metavar="PRESET", help="run this where MODEL names weights that are not shipped")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), help="folder for what is made (default: demo)"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="pace of the player; 1 is real time")
-    parser.add_argument("--max-boxes", type=int, default=5, help="boxes published per window")
+    parser.add_argument("--max-boxes", type=positive_int, help="boxes published per window (default: 100; untrained 5)")
+    parser.add_argument(
+        "--draw-from", type=float, default=0.3, metavar="S", help="draw trained detections from score S (default: 0.3)"
+    )
     return run(_demo, parser, argv)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     local_domain()
-    console = Console(stderr=arguments.json)
+    console = Console(stderr=arguments.json, highlight=False)
     registry, output = registry_of(arguments), arguments.output
     torch.set_num_threads(1)  # as the node has it: another number of threads rounds differently
     output.mkdir(parents=True, exist_ok=True)
-    recording = arguments.recording or _make_shapes(output / "shapes.dat")
-    model, note = _model(arguments.model, recording, registry, output)
-    expected = _offline(model, recording, registry, arguments.max_boxes)
-    result = _live(model, recording, arguments, console, len(expected))
+    model, why = _model(arguments, registry)  # what is refused is refused before the drive is made
+    drive = None if arguments.recording else _drive(output / "drive", registry, console)
+    recording = drive.drive.events if drive else arguments.recording
+    subject = _subject(model, why, recording, arguments, registry)
+    with console.status("the same without ROS, to compare with"):
+        expected = _offline(subject, recording, registry)
+    result = _live(subject, recording, arguments, console, len(expected))
     if not result.messages:
         raise SnnPerceptionError(f"no detection crossed DDS; see {output / 'demo.log'}")
     messages = result.decoded()
     received = {d.t_us: d for d in map(from_detection2d_array, messages)}
-    detector = load_checkpoint(model, registry=registry)
+    detector = load_checkpoint(subject.checkpoint, registry=registry)
+    classes = detector.spec.classes
     with DetectionsWriter(output / "detections.jsonl") as file:
         for seen in expected:
             file.write(seen.window, received.get(seen.window.t_end_us, Detections.empty()))
-    distinct = _draw(output / "demo.mp4", _pictures(expected, received), detector, note)
+    look = Look(classes, subject.drawn_from, subject.caption, drive)
+    with console.status("drawing the video"):
+        distinct = write_video(output / "demo.mp4", pictures(expected, received, look), look)
     summary = {
         "recording": str(recording),
-        "model": str(model),
+        "model": str(subject.checkpoint),
         **_figures(result),
         "windows": len(expected),
         "window_ms": detector.spec.window_us / 1000,
         "messages_received": len(messages),
         "detections": sum(len(msg.detections) for msg in messages),
-        "live_equals_offline": _same(expected, messages, detector),
+        "detections_drawn": sum(int((found.score >= look.drawn_from).sum()) for found in received.values()),
+        "live_equals_offline": same_messages([seen.detections for seen in expected], messages, classes),
         "distinct_frames": distinct,
+        **(_scores(drive, output / "detections.jsonl", classes, registry) if drive else {}),
     }
-    _print(console, summary, note, output)
+    _print(console, summary, [subject.note, SYNTHETIC if drive else ""], output)
     if arguments.json:
         print_json(summary)
     require_success(summary)
@@ -132,27 +144,44 @@ def require_success(summary: Mapping[str, Any]) -> None:
         )
 
 
-def _make_shapes(path: Path) -> Path:
-    size = SensorSize(height=240, width=304)
-    write_dat(path, moving_shapes(size, SHAPES_US, seed=1), size)
-    return path
+def _drive(folder: Path, registry: Registry, console: Console) -> LabelledDrive:
+    """Return the synthetic drive, made unless it is there from an earlier run."""
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("making a synthetic drive (once)", total=DEMO_DRIVE.duration_us, visible=False)
+        return labelled_drive(
+            folder, DEMO_DRIVE, registry, lambda done_us: progress.update(task, completed=done_us, visible=True)
+        )
 
 
-def _model(name: str, recording: Path, registry: Registry, output: Path) -> tuple[Path, str]:
-    """Return the checkpoint to run, and what to say of it."""
-    model = open_model(name, registry)
-    if not model.is_preset:
-        return Path(name), ""
+def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[OpenedModel, str]:
+    """Return the model, and why it is another than asked for; empty if it is that."""
+    name = arguments.model
+    if not arguments.fallback or find_checkpoint(name) or name in registry.names("preset"):
+        return open_model(name, registry), ""
+    model = open_model(arguments.fallback, registry)
+    return model, f"no weights '{name}' come with this version ({told()}): '{model.name}' runs in their place, with "
+
+
+def _subject(
+    model: OpenedModel, why: str, recording: Path, arguments: argparse.Namespace, registry: Registry
+) -> Subject:
+    """Return the checkpoint to run; of a preset an untrained one is made, which fires."""
+    path = find_checkpoint(model.name)
+    if path is not None:
+        return Subject(path, why, "", 0.01, arguments.max_boxes or 100, arguments.draw_from)
     wake_on_recording(model.detector, recording, registry)
-    path = output / f"{name}_untrained.safetensors"
+    path = arguments.output / f"{model.name}_untrained.safetensors"
     save_checkpoint(path, model.detector, run={"training": "none"})
-    return path, UNTRAINED
+    return Subject(path, why + UNTRAINED, UNTRAINED, 0.0, arguments.max_boxes or 5, 0.0)
 
 
-def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -> list[Seen]:
+def _offline(subject: Subject, recording: Path, registry: Registry) -> list[Seen]:
     """Return the same job done without ROS."""
     pipeline = DetectionPipeline(
-        load_checkpoint(model, registry=registry), max_gap_us=MAX_GAP_MS * 1000, max_detections=max_boxes
+        load_checkpoint(subject.checkpoint, registry=registry),
+        max_gap_us=MAX_GAP_MS * 1000,
+        score_threshold=subject.score_threshold,
+        max_detections=subject.max_boxes,
     )
     source = WindowSource(
         open_recording(recording, registry), registry, pipeline.spec.window_us, max_gap_us=pipeline.max_gap_us
@@ -160,56 +189,21 @@ def _offline(model: Path, recording: Path, registry: Registry, max_boxes: int) -
     return [Seen(step.window, step.detections) for step in replay(source, pipeline)]
 
 
-def _live(model: Path, recording: Path, arguments: argparse.Namespace, console: Console, windows: int) -> LiveResult:
+def _live(
+    subject: Subject, recording: Path, arguments: argparse.Namespace, console: Console, windows: int
+) -> LiveResult:
     log = arguments.output / "demo.log"
     log.unlink(missing_ok=True)
     parameters = {
-        "checkpoint": str(model),
-        "score_threshold": 0.0,
-        "max_detections": arguments.max_boxes,
+        "checkpoint": str(subject.checkpoint),
+        "score_threshold": subject.score_threshold,
+        "max_detections": subject.max_boxes,
         "max_gap_ms": MAX_GAP_MS,
     }
     with Progress(console=console, transient=True) as progress, LiveRun(parameters, log) as live:
         task = progress.add_task("windows through the node", total=windows)
         live.activate()
         return live.play(recording, on_wait=lambda done: progress.update(task, completed=done), rate=arguments.rate)
-
-
-def _pictures(expected: list[Seen], received: Mapping[int, Detections]) -> Iterator[Shown]:
-    """Yield each window in parts, so that a short recording also makes a video, with the boxes that came over DDS."""
-    parts = max(2, -(-WANTED_FRAMES // max(1, len(expected))))
-    for number, seen in enumerate(expected):
-        window = seen.window
-        edges = np.linspace(window.t_start_us, window.t_end_us, parts + 1).astype(np.int64).tolist()
-        cuts = np.searchsorted(window.events.t, edges).tolist()
-        for k in range(parts):
-            part = EventWindow(window.events[cuts[k] : cuts[k + 1]], edges[k], edges[k + 1], lossy=window.lossy)
-            if number == 0 and not cuts[k + 1]:
-                continue  # before the first event
-            yield Shown(part, number, received.get(window.t_end_us, Detections.empty()))
-
-
-def _draw(path: Path, pictures: Iterable[Shown], detector: Detector, note: str) -> int:
-    """Write the video; return how many of its frames differ, by their events and in the file."""
-    by_events = set()
-    with VideoWriter(path, fps=FRAMES_PER_SECOND) as video:
-        for shown in pictures:
-            by_events.add(draw_events(shown.part.events).tobytes())
-            video.write(
-                draw_window(shown.part, shown.detections, detector.spec.classes, number=shown.number, note=note)
-            )
-    return min(len(by_events), count_distinct_frames(path))
-
-
-def _same(expected: list[Seen], messages: list[Detection2DArray], detector: Detector) -> bool:
-    """Return whether the node published, number for number, what was computed offline."""
-    if len(messages) != len(expected):
-        return False
-    for seen, msg in zip(expected, messages, strict=True):
-        header = Header(stamp=ns_to_stamp(seen.window.t_end_us * 1000), frame_id=msg.header.frame_id)
-        if to_detection2d_array(seen.detections, header, detector.spec.classes) != msg:
-            return False
-    return True
 
 
 def _figures(result: LiveResult) -> dict[str, object]:
@@ -230,17 +224,32 @@ def _figures(result: LiveResult) -> dict[str, object]:
     }
 
 
-def _print(console: Console, summary: dict[str, Any], note: str, output: Path) -> None:
+def _scores(drive: LabelledDrive, detections: Path, classes: tuple[str, ...], registry: Registry) -> dict[str, object]:
+    """Return what the drive is, and what the published detections score on its labels."""
+    evaluation = drive.score(detections, classes, registry)
+    plan, stats = drive.drive.plan, evaluation.scores.stats
+    return {
+        "data": f"{drive.generator} (synthetic), {plan.split} drive {plan.drive}, in no training set",
+        "labelled_boxes": evaluation.scores.ground_truths,
+        "protocol": evaluation.protocol.name,
+        "AP50": round(float(stats["AP50"]), 3),
+        "AP": round(float(stats["AP"]), 3),
+    }
+
+
+def _print(console: Console, summary: dict[str, Any], notes: list[str], output: Path) -> None:
     """Print the table, and write it beside the video."""
     table = Table(title="Events through the detector node, over DDS", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in summary.items():
         text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-        table.add_row(name.replace("_", " "), text)
+        table.add_row(name.replace("_", " "), Text(text))
     with (output / "table.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=100).print(table)
     console.print(table)
-    if note:
-        console.print(f"[yellow]{note}[/yellow]")
+    for note in filter(None, notes):
+        console.print(note, style="yellow", markup=False)
     window_ms = summary["window_ms"]
     console.print(f"one window is {window_ms:g} ms; the node waits for its input here, so that nothing is dropped")
     console.print(f"written to {output}/: demo.mp4 (watch it), detections.jsonl, table.txt, demo.log")

@@ -32,6 +32,7 @@ from snn_perception.ros.worker import InferenceThread, WindowResult
 from snn_perception.runtime.models import check_device
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.warmup import warm_up
+from snn_perception.zoo import checkpoint_path, told
 
 DRAIN_S = 30.0
 HURRY_S = 2.0
@@ -144,10 +145,13 @@ class DetectorNode(LifecycleNode):
         settings = self._settings
         check_device(settings["device"])
         if not settings["checkpoint"]:
-            raise SnnPerceptionError("parameter 'checkpoint' is empty; set it to the path of a .safetensors checkpoint")
+            raise SnnPerceptionError(
+                "parameter 'checkpoint' is empty; set it to the path of a .safetensors checkpoint, or to the name of "
+                f"weights that come with this package ({told()})"
+            )
         torch.set_num_threads(settings["threads"])
         self._registry = load_registry(settings["plugin_paths"])
-        detector = load_checkpoint(settings["checkpoint"], registry=self._registry)
+        detector = load_checkpoint(checkpoint_path(settings["checkpoint"]), registry=self._registry)
         self._pipeline = DetectionPipeline(
             detector,
             device=settings["device"],

@@ -26,6 +26,7 @@ from rclpy.serialization import deserialize_message
 from vision_msgs.msg import Detection2DArray
 
 from snn_perception.errors import SnnPerceptionError
+from snn_perception.ros.domain import local_domain
 
 START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 60.0
@@ -46,12 +47,6 @@ class LiveResult:
     def decoded(self) -> list[Detection2DArray]:
         """Return the messages."""
         return [deserialize_message(raw, Detection2DArray) for raw in self.messages]
-
-
-def local_domain() -> None:
-    """Keep this process and those it starts on this machine, in a domain of their own unless the user chose one."""
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 
 
 class LiveRun:

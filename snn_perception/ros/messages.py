@@ -132,6 +132,18 @@ def from_detection2d_array(msg: Detection2DArray) -> Detections:
     )
 
 
+def same_messages(expected: Sequence[Detections], messages: Sequence[Detection2DArray], classes: Sequence[str]) -> bool:
+    """Return whether a node published, number for number, what was computed: one message for each, stamped with the
+    sensor time of its window's end."""
+    if len(messages) != len(expected):
+        return False
+    for detections, msg in zip(expected, messages, strict=True):
+        header = Header(stamp=ns_to_stamp(detections.t_us * 1000), frame_id=msg.header.frame_id)
+        if to_detection2d_array(detections, header, classes) != msg:
+            return False
+    return True
+
+
 def to_label_info(classes: Sequence[str], header: Header, threshold: float) -> LabelInfo:
     """Return the class numbers and names, and the score threshold in force."""
     class_map = [VisionClass(class_id=number, class_name=name) for number, name in enumerate(classes)]

@@ -60,7 +60,7 @@ class Setting:
 NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
 
 SETTINGS = (
-    Setting("checkpoint", "", "path of the model, a .safetensors checkpoint", UNCONFIGURED),
+    Setting("checkpoint", "", "the model: path of a checkpoint, or name of shipped weights", UNCONFIGURED),
     Setting("device", "cpu", "where to run: cpu, cuda, cuda:1 ...", UNCONFIGURED),
     Setting("threads", 1, "CPU threads of the network; more than one may be slower", UNCONFIGURED, 1, 256),
     Setting("plugin_paths", [""], "plugins to load: .py files, package folders or modules", UNCONFIGURED),

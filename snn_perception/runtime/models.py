@@ -1,9 +1,8 @@
-"""A model as a user names it: the path of a checkpoint, or a preset."""
+"""A model as a user names it: the path of a checkpoint, weights that are shipped, or a preset."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -11,6 +10,7 @@ from snn_perception.checkpoint import load_checkpoint
 from snn_perception.detector import Detector, build_preset
 from snn_perception.errors import PluginError, SnnPerceptionError
 from snn_perception.registry import Registry
+from snn_perception.zoo import find_checkpoint, shipped
 
 UNTRAINED_SEED = 0
 
@@ -32,21 +32,22 @@ class OpenedModel:
 
 
 def open_model(name: str, registry: Registry, *, device: str = "cpu") -> OpenedModel:
-    """Return the checkpoint at a path, or else the preset of that name with untrained weights.
+    """Return the checkpoint at a path, or else shipped weights, or else a preset with untrained weights.
 
     Raises:
         CheckpointError: if the file is damaged, foreign or does not fit.
-        PluginError: if there is neither such a file nor such a preset, or a component is missing.
+        PluginError: if there is nothing of that name, or a component is missing.
         SnnPerceptionError: if the device cannot be used.
     """
     check_device(device)
-    path = Path(name)
-    if path.suffix or path.is_file() or len(path.parts) > 1:
+    path = find_checkpoint(name)
+    if path is not None:
         return OpenedModel(name, load_checkpoint(path, registry=registry, device=device), is_preset=False)
     try:
         registry.find("preset", name)
     except PluginError as error:
-        raise PluginError(f"model '{name}': no such file, and {error}") from None
+        known = f"; shipped weights: {', '.join(shipped())}" if shipped() else ""
+        raise PluginError(f"model '{name}': no such file, and {error}{known}") from None
     detector = build_preset(name, registry=registry, seed=UNTRAINED_SEED)
     return OpenedModel(name, detector.to(device), is_preset=True)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 
 BRIGHTEST = 4  # events of a polarity at which a pixel has its full colour
+_DASH_PX = 5
 _MIN_WIDTH_PX = 600  # smaller sensors are enlarged to about this
 
 
@@ -64,6 +65,7 @@ def draw_window(
     scale: int | None = None,
     theme: str = "dark",
     note: str = "",
+    labels: Detections | None = None,
 ) -> U8:
     """Return uint8 RGB [H, W, 3]: the window's events enlarged `scale` times, its boxes, and a header above them.
 
@@ -75,6 +77,7 @@ def draw_window(
         scale: screen pixels per sensor pixel; by default as many as make the picture about 600 wide.
         theme: ``dark`` or ``light``.
         note: a line below the picture, e.g. that the model is not trained.
+        labels: what is known to be there, drawn dashed below the detections, in the colour of the text.
 
     Raises:
         SnnPerceptionError: if Pillow is missing.
@@ -89,7 +92,7 @@ def draw_window(
     enlarged = np.repeat(np.repeat(draw_events(window.events, colours), scale, axis=0), scale, axis=1)
     height, width = enlarged.shape[:2]
     text_px = int(np.clip(width / 46, 11, 18))
-    picture = _picture_with_boxes(enlarged, detections, classes, scale, text_px, colours)
+    picture = _picture_with_boxes(enlarged, detections, classes, scale, text_px, colours, labels)
     header, footer = text_px + 10, (text_px + 10 if note else 0)
     image, pen = pillow_of(np.full((header + height + footer, width, 3), colours.band, np.uint8))
     image.paste(picture, (0, header))
@@ -143,11 +146,19 @@ def _header(window: EventWindow, detections: Detections, number: int | None) -> 
 
 
 def _picture_with_boxes(
-    enlarged: U8, detections: Detections, classes: Sequence[str], scale: int, text_px: int, theme: Theme
+    enlarged: U8,
+    detections: Detections,
+    classes: Sequence[str],
+    scale: int,
+    text_px: int,
+    theme: Theme,
+    labels: Detections | None,
 ) -> Any:
     """Return a Pillow image of the events with the boxes and then the labels on them, the best ones on top."""
     image, draw = pillow_of(enlarged)
     pen = BoxPen(draw, theme, text_px, width=image.width, height=image.height)
+    for xyxy in () if labels is None else labels.xyxy * scale:
+        pen.dashed(xyxy)
     worst_first = list(zip(detections.xyxy * scale, detections.score, detections.class_id.tolist(), strict=True))[::-1]
     for xyxy, _, class_id in worst_first:
         pen.box(xyxy, class_id)
@@ -171,6 +182,16 @@ class BoxPen:
         x1, y1, x2, y2 = self._corners(xyxy)
         self.draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=self.theme.background, width=4)
         self.draw.rectangle((x1, y1, x2, y2), outline=self._colour(class_id), width=2)
+
+    def dashed(self, xyxy: F32) -> None:
+        """Draw a thin dashed outline in the text's colour."""
+        x1, y1, x2, y2 = self._corners(xyxy)
+        for x in range(x1, x2 + 1, 2 * _DASH_PX):
+            for y in (y1, y2):
+                self.draw.line((x, y, min(x + _DASH_PX, x2), y), fill=self.theme.text)
+        for y in range(y1, y2 + 1, 2 * _DASH_PX):
+            for x in (x1, x2):
+                self.draw.line((x, y, x, min(y + _DASH_PX, y2)), fill=self.theme.text)
 
     def label(self, xyxy: F32, class_id: int, text: str) -> None:
         """Draw the label above the box, below it where there is no room, or else inside."""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from snn_perception.data.shapes import moving_shapes
 from snn_perception.errors import SnnPerceptionError
 from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.rosbag2 import write_bag
+from snn_perception.ros import demo as demo_module
 from snn_perception.ros.demo import require_success
 from snn_perception.runtime.video import count_distinct_frames
 from snn_perception.types import SensorSize
@@ -34,6 +36,35 @@ def test_the_demo_plays_a_bag_through_the_node_and_draws_it(tmp_path):
     assert summary["detections"] > 0 and summary["windows_dropped"] == 0
     assert summary["distinct_frames"] >= 50
     assert count_distinct_frames(tmp_path / "demo" / "demo.mp4") >= 50
+
+
+@pytest.fixture
+def short_drive(monkeypatch):
+    """The demo's own drive, of which the first 1.6 s are enough."""
+    monkeypatch.setattr(demo_module, "DEMO_DRIVE", replace(demo_module.DEMO_DRIVE, duration_us=1_600_000))
+
+
+def test_without_a_recording_a_synthetic_drive_is_played_and_scored(tmp_path, short_drive, capfd):
+    arguments = ["--model", "no_such_weights", "--fallback", "st_vgg_ssd_16", "-o", str(tmp_path), "--json"]
+    assert demo_module.main(arguments) == 0
+    captured = capfd.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["live_equals_offline"] is True and summary["windows"] == 32
+    assert summary["data"].startswith("synthetic-gen1/") and "in no training set" in summary["data"]
+    assert summary["protocol"].startswith("gen1") and summary["labelled_boxes"] > 0
+    assert 0 <= summary["AP"] <= summary["AP50"] < 0.5, "untrained"
+    said = " ".join(captured.err.split())
+    assert "no weights 'no_such_weights' come with this version" in said and "untrained weights" in said
+    assert "the drive is synthetic" in said
+    # The second run finds the drive, and runs a checkpoint as it stands.
+    made = [path.stat().st_mtime_ns for path in sorted((tmp_path / "drive").rglob("*_td.dat"))]
+    checkpoint = str(tmp_path / "st_vgg_ssd_16_untrained.safetensors")
+    assert demo_module.main(["--model", checkpoint, "-o", str(tmp_path), "--json"]) == 0
+    captured = capfd.readouterr()
+    again = json.loads(captured.out)
+    assert made == [path.stat().st_mtime_ns for path in sorted((tmp_path / "drive").rglob("*_td.dat"))]
+    assert again["detections"] > summary["detections"] == 5 * 32
+    assert "mean nothing" not in captured.err
 
 
 @pytest.mark.parametrize(
