@@ -86,8 +86,9 @@ def _measure(arguments: argparse.Namespace, provenance: str | None) -> Ladder:
 def _open(path: Path, registry: Registry) -> Detector:
     """Return the detector of a checkpoint; a preset's untrained weights would tell nothing."""
     from snn_perception.checkpoint import load_checkpoint
+    from snn_perception.zoo import checkpoint_path
 
-    return load_checkpoint(path, registry=registry)
+    return load_checkpoint(checkpoint_path(str(path)), registry=registry)
 
 
 def _name_of(path: Path) -> str:

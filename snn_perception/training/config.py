@@ -23,7 +23,8 @@ class ModelConfig:
         options: of the preset.
         overrides: of the description it gives: ``{"neuron": {"tau": 4.0}, "head": {...}, "state_policy": "carry"}``.
             A role's entry changes options of that component, or with ``name`` replaces it.
-        checkpoint: weights to start from, of the same description; None starts from fresh ones.
+        checkpoint: weights to start from, a path or shipped ones by name, of the same description; None starts from
+            fresh ones.
     """
 
     preset: str = ""

@@ -15,6 +15,7 @@ from snn_perception.registry import Registry
 from snn_perception.spec import ROLES, ComponentRef, ModelSpec
 from snn_perception.training.config import ModelConfig
 from snn_perception.types import SensorSize
+from snn_perception.zoo import checkpoint_path
 
 _CHANGEABLE = (*ROLES, *(f.name for f in fields(ModelSpec) if f.name not in ROLES))
 
@@ -29,7 +30,7 @@ def make_spec(config: ModelConfig, registry: Registry) -> ModelSpec:
     if config.preset:
         spec: ModelSpec = registry.build("preset", config.preset, **config.options)
     elif config.checkpoint:
-        spec = read_checkpoint(config.checkpoint).spec
+        spec = read_checkpoint(checkpoint_path(config.checkpoint)).spec
     else:
         raise SpecError("model.preset: expected the name of a preset ('plugins preset' lists them), got nothing")
     return resolve(_changed(spec, config.overrides), registry)
@@ -47,7 +48,7 @@ def make_detector(config: ModelConfig, registry: Registry, seed: int, *, fresh: 
         torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are made there
         detector = Detector(make_spec(config, registry), registry)
     if config.checkpoint and fresh:
-        load_weights(detector, read_checkpoint(config.checkpoint).weights, config.checkpoint)
+        load_weights(detector, read_checkpoint(checkpoint_path(config.checkpoint)).weights, config.checkpoint)
     return detector.train()
 
 
