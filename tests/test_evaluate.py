@@ -12,6 +12,7 @@ from snn_perception.errors import EventDataError
 from snn_perception.evaluation.activity import ActivityMeter
 from snn_perception.evaluation.operating_point import best_operating_point
 from snn_perception.evaluation.outcome import RecordingOutcome
+from snn_perception.evaluation.package import PluginSources
 from snn_perception.evaluation.protocol import named_protocol
 from snn_perception.evaluation.run import evaluate_detector, score_outcomes
 from snn_perception.evaluation.samples import pick_frames
@@ -388,3 +389,14 @@ def test_training_may_import_it_without_the_tools_of_reports():
     loaded = set(child.stdout.split())
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "rich", "pycocotools", "PIL", "ray", "rclpy"}
+
+
+def test_an_edited_plugin_makes_other_outcomes(tmp_path):
+    plugin = tmp_path / "mine"
+    plugin.mkdir()
+    (plugin / "__init__.py").write_text("x = 1\n")
+    sources = PluginSources((str(plugin),), ())
+    before = sources.code()
+    assert sources.code() == before != PluginSources((), ()).code()
+    (plugin / "neuron.py").write_text("y = 2\n")
+    assert sources.code() != before

@@ -118,7 +118,7 @@ def evaluate_detector(
     recordings = _recordings_of(dataset, limit)
     classes, options = _options(detector, dataset, max_windows, all_windows, silent)
     job = Job(detector, registry, options, score_threshold, rows, measure)
-    known, keys = _known_outcomes(ledger, recordings, job)
+    known, keys = _known_outcomes(ledger, recordings, job, (device or str(detector.device)).partition(":")[0])
     reused = len(known)
     todo = [number for number in range(len(recordings)) if number not in known]
     todo = todo if share is None else todo[share.rank :: share.world]
@@ -254,15 +254,16 @@ def _image_size(dataset: Dataset, recordings: Sequence[LabelledRecording], regis
 
 
 def _known_outcomes(
-    ledger: Ledger | None, recordings: Sequence[LabelledRecording], job: Job
+    ledger: Ledger | None, recordings: Sequence[LabelledRecording], job: Job, device_kind: str
 ) -> tuple[dict[int, RecordingOutcome], list[str]]:
     """Return the outcomes that are there from before by number, and the key of each recording."""
     if ledger is None:
         return {}, []
     from snn_perception.evaluation.package import PackedModel
 
-    digest = PackedModel.of(job.detector, job.registry).digest
-    keys = [_key(recording, digest, job) for recording in recordings]
+    packed = PackedModel.of(job.detector, job.registry)
+    made_by = [packed.digest, packed.plugins.code(), device_kind]
+    keys = [_key(recording, made_by, job) for recording in recordings]
     known = {}
     for number, key in enumerate(keys):
         stored = ledger.get(key)
@@ -274,7 +275,7 @@ def _known_outcomes(
     return known, keys
 
 
-def _key(recording: LabelledRecording, digest: str, job: Job) -> str:
+def _key(recording: LabelledRecording, made_by: list[str], job: Job) -> str:
     """Return a name for everything that the outcome of a recording follows from; protocols come later."""
     from snn_perception.work import file_identity, unit_key
 
@@ -283,7 +284,7 @@ def _key(recording: LabelledRecording, digest: str, job: Job) -> str:
     options = {name: _plain(value) for name, value in vars(job.options).items()}
     settings = [options, job.score_threshold, job.measure]
     return unit_key(
-        OUTCOME_FORMAT, __version__, digest, recording.name, identity, recording.rules, recording.piece, settings
+        OUTCOME_FORMAT, __version__, made_by, recording.name, identity, recording.rules, recording.piece, settings
     )
 
 

@@ -61,6 +61,13 @@ def company(device: torch.device) -> Iterator[Ranks]:
         distributed.init_process_group("gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    except RuntimeError as error:
+        if any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer")):
+            raise SnnPerceptionError(
+                f"process {distributed.get_rank()}: another process of this run has ended; its message tells why "
+                f"({str(error).splitlines()[0]:.120})"
+            ) from error
+        raise
     finally:
         distributed.destroy_process_group()
 
@@ -77,6 +84,21 @@ def local_device(name: str) -> torch.device:
     if device.index is not None:
         raise SnnPerceptionError(f"--device {name}: several processes cannot share a GPU; give --device cuda alone")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Let a GPU give the same bits each time, and no TF32: float32 models would spike differently than on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def any_over_ranks(fact: bool, device: torch.device) -> bool:

@@ -21,6 +21,7 @@ from snn_perception.training.distributed import (
     Ranks,
     any_over_ranks,
     company,
+    exact_arithmetic,
     gather,
     gather_rows,
     local_device,
@@ -65,7 +66,7 @@ def train(
             was saved before stays.
     """
     place = local_device(device)
-    with company(place) as ranks, _same_generators(place):
+    with company(place) as ranks, _same_generators(place), exact_arithmetic(place):
         home = RunFolder(Path(folder), writes=ranks.leads)
         run = _Run(config, registry, home, ranks, place, observer or Silent(), resume)
         with home.held():

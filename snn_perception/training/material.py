@@ -61,6 +61,8 @@ def gather_material(config: RunConfig, detector: Detector, registry: Registry, r
     if config.eval.every_epochs:
         val = _open(data, data.val or data.train, data.val_split, data.val_limit, registry, filtered=False)
         _check_fit(val, detector, config)
+        if not val.is_classification:
+            survey(val, detector.spec.window_us)  # told now and not after the first pass
     gathered = _samples if config.train.mode == "classification" else _windows
     return gathered(config, detector, registry, ranks, train, val)
 
