@@ -77,7 +77,11 @@ def run_of(data: Path, **options):
     return replace(config, train=replace(config.train, augment=replace(config.train.augment, flip=flip)))
 
 
-@pytest.mark.parametrize("options", MODES, ids=["lanes", "chunks", "windows"])
+@pytest.mark.parametrize(
+    "options",
+    [MODES[0], *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])],
+    ids=["lanes", "chunks", "windows"],
+)
 def test_stopping_and_going_on_changes_nothing(data, registry, tmp_path, options):
     config = run_of(data, **options)
     whole = train(config, registry, tmp_path / "whole")

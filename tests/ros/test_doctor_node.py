@@ -90,6 +90,7 @@ def test_a_node_that_refuses_is_told(bench, tmp_path):
     assert found.status == "failed" and "not a readable safetensors file" in found.told
 
 
+@pytest.mark.slow
 def test_the_command_goes_through_with_the_node(bench, tmp_path):
     command = [sys.executable, "-m", "snn_perception", "doctor", "--model", str(bench.subject.checkpoint)]
     ended = subprocess.run(
