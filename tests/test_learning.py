@@ -41,8 +41,13 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("preset", ["st_vgg_ssd_16", "rescat_ssd_16"])
 @pytest.mark.parametrize("mode", ["lanes", "windows"])
 def test_a_small_detector_learns_a_small_set_by_heart(data, registry, tmp_path, preset, mode):
-    config = small_run(data, mode=mode, epochs=60 if mode == "lanes" else 200, lr=5e-3)
-    overrides = {**config.model.overrides, "backbone": {"width": 8, "extras": [32, 32, 32]}}
+    options = {"lanes": 2, "epochs": 100} if mode == "lanes" else {"lanes": 4, "epochs": 150}
+    config = small_run(data, mode=mode, lr=3e-3, **options)
+    overrides = {
+        **config.model.overrides,
+        "backbone": {"width": 8, "extras": [32, 32, 32]},
+        "head": {"class_prior": 0.01},
+    }
     config = replace(
         config,
         model=replace(config.model, preset=preset, overrides=overrides),

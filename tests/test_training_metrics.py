@@ -110,7 +110,7 @@ def test_figures_reach_the_event_file_under_their_names(tmp_path, monkeypatch):
     sink.close()
     assert calls == [("open", {"log_dir": str(tmp_path)}), ("loss", 0.5, 5), ("lr", 1e-3, 5), "close"]
     TensorBoardSink(tmp_path, 40)
-    assert calls[-1] == ("open", {"log_dir": str(tmp_path), "purge_step": 40}), "a resumed run hides what it redoes"
+    assert calls[-1] == ("open", {"log_dir": str(tmp_path), "purge_step": 41}), "a resumed run hides what it redoes"
 
 
 def test_a_real_event_file_holds_the_figures(tmp_path):
