@@ -41,13 +41,9 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("preset", ["st_vgg_ssd_16", "rescat_ssd_16"])
 @pytest.mark.parametrize("mode", ["lanes", "windows"])
 def test_a_small_detector_learns_a_small_set_by_heart(data, registry, tmp_path, preset, mode):
-    options = {"lanes": 2, "epochs": 100} if mode == "lanes" else {"lanes": 4, "epochs": 150}
+    options = {"lanes": 2, "epochs": 140} if mode == "lanes" else {"lanes": 4, "epochs": 150}
     config = small_run(data, mode=mode, lr=3e-3, **options)
-    overrides = {
-        **config.model.overrides,
-        "backbone": {"width": 8, "extras": [32, 32, 32]},
-        "head": {"class_prior": 0.01},
-    }
+    overrides = {**config.model.overrides, "backbone": {"width": 8, "extras": [32, 32, 32]}}
     config = replace(
         config,
         model=replace(config.model, preset=preset, overrides=overrides),
