@@ -326,3 +326,15 @@ def test_frozen_parameters_stay(data, registry, tmp_path):
     result = train(config, registry, tmp_path / "run")
     detector = load_checkpoint(result.last_checkpoint, registry=registry)
     assert all(float(m.w.detach()) == 0.0 for m in detector.modules() if hasattr(m, "w"))
+
+
+def test_denormal_gradients_cost_nothing_while_a_run_lasts(data, registry, tmp_path):
+    tiny, seen = torch.full((1,), 1e-40), []
+
+    class Looks(Silent):
+        def on_step(self, report: StepReport) -> None:
+            seen.append((tiny * 1).item())
+
+    train(small_run(data), registry, tmp_path / "run", observer=Looks())
+    assert seen and not any(seen)
+    assert (tiny * 1).item() != 0

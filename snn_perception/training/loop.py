@@ -17,6 +17,7 @@ from snn_perception.errors import SnnPerceptionError
 from snn_perception.registry import Registry
 from snn_perception.state import to
 from snn_perception.training.config import RunConfig
+from snn_perception.training.denormals import flushed_denormals
 from snn_perception.training.distributed import (
     Ranks,
     any_over_ranks,
@@ -66,7 +67,7 @@ def train(
             was saved before stays.
     """
     place = local_device(device)
-    with company(place) as ranks, _same_generators(place), exact_arithmetic(place):
+    with company(place) as ranks, _same_generators(place), exact_arithmetic(place), flushed_denormals():
         home = RunFolder(Path(folder), writes=ranks.leads)
         run = _Run(config, registry, home, ranks, place, observer or Silent(), resume)
         with home.held():
