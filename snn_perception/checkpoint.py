@@ -47,6 +47,12 @@ def save_checkpoint(path: str | Path, detector: Detector, *, run: Mapping[str, A
     write_tensors(Path(path), detector.state_dict(), texts)
 
 
+def _in_folder(path: Path) -> str:
+    """Return which files of a folder may be meant, such as the best weights of a run; empty if there are none."""
+    held = sorted(file.name for file in path.glob("*.safetensors")) if path.is_dir() else []
+    return f", such as {path / held[0]}" if held else ""
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Return the contents of a checkpoint file, without building the model.
 
@@ -55,7 +61,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; expected a .safetensors file")
+        raise CheckpointError(f"{path}: no such checkpoint; expected a .safetensors file{_in_folder(path)}")
     texts = read_texts(path)
     if "snn_perception" not in texts or "spec" not in texts:
         raise CheckpointError(

@@ -72,9 +72,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: not a readable safetensors file ({error}); authors' .pt/.ckpt/.pth files go through 'convert'"
-    )
+    remedy = "authors' .pt/.ckpt/.pth files go through 'convert'"
+    if path.suffix == ".safetensors":
+        remedy = "it is cut off or damaged, copy it again"
+    return CheckpointError(f"{path}: not a readable safetensors file ({error}); {remedy}")
 
 
 def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:

@@ -133,6 +133,11 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             load_checkpoint(path, registry=REGISTRY)
 
 
+def test_a_folder_with_weights_names_them(saved):
+    with pytest.raises(CheckpointError, match=f"such as {saved[1]}$"):
+        load_checkpoint(saved[1].parent, registry=REGISTRY)
+
+
 def test_foreign_safetensors_are_told_from_damaged_ones(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
@@ -144,10 +149,11 @@ def test_foreign_safetensors_are_told_from_damaged_ones(tmp_path):
     "content", [b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\xff" * 100, b"{}", b"\x08" + b"\0" * 7 + b"{}      "]
 )
 def test_what_is_no_safetensors_file_is_refused(content, tmp_path):
-    path = tmp_path / "model.pt"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=str(path)):
-        load_checkpoint(path, registry=REGISTRY)
+    for name, remedy in (("model.pt", "go through 'convert'"), ("model.safetensors", "copy it again")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{path}: (not a readable.*{remedy}|holds weights but)"):
+            load_checkpoint(path, registry=REGISTRY)
 
 
 def test_a_newer_format_says_upgrade(saved):

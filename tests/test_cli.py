@@ -68,6 +68,13 @@ def test_bugs_are_not_disguised():
 def test_interrupt_and_usage(capsys):
     assert run(raises(KeyboardInterrupt())) == 130
     assert capsys.readouterr() == ("", "")
+
+    def kept(arguments):
+        arguments.resumable = True
+        raise KeyboardInterrupt
+
+    assert run(kept) == 130
+    assert "the same command goes on" in capsys.readouterr().err
     assert run(lambda arguments: None, "--no-such-option") == 2
     assert "--no-such-option" in capsys.readouterr().err
     assert run(lambda arguments: None, "--help") == 0
@@ -251,6 +258,9 @@ def test_plugins_of_one_kind(capsys):
     listed = json.loads(capsys.readouterr().out)
     assert {c["kind"] for c in listed["components"]} == {"event_decoder"}
     assert {c["name"] for c in listed["components"]} >= {"evt3", "mono"}
+    assert plugins("event_decoder") == 0
+    table = capsys.readouterr().out
+    assert "EventPacket" in table and "shipped weights" not in table
 
 
 def test_one_component(capsys):
@@ -300,7 +310,12 @@ def test_a_component_that_cannot_be_loaded_is_listed_with_the_reason(tmp_path, c
 
 @pytest.mark.parametrize(
     ("what", "told"),
-    [("no_such", "unknown preset 'no_such'"), ("neuron:no_such", "unknown neuron"), ("head:none_such", "unknown head")],
+    [
+        ("no_such", "unknown preset 'no_such'"),
+        ("no_such", "shipped weights: st_vgg_ssd_16_synth"),
+        ("neuron:no_such", "unknown neuron"),
+        ("head:none_such", "unknown head"),
+    ],
 )
 def test_unknown_names(capsys, what, told):
     assert plugins(what) == 1

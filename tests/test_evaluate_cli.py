@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from snn_perception.checkpoint import save_checkpoint
 from snn_perception.cli.evaluate import main
@@ -87,10 +88,18 @@ def test_the_report_is_complete_and_its_links_lead_somewhere(place):
         assert f"\n## {heading}\n" in text
     metrics = json.loads((report / "metrics.json").read_text("utf-8"))
     assert f"`{metrics['card']['hash']}`" in text
+    assert re.search(r"^\| weights \| [\d.]+ [kM]?B \|$", text, re.MULTILINE)
     assert "estimate for neuromorphic hardware" in text and metrics["energy"]["variants"][2]["formula"] in text
     assert "Saturated layers" in text, "the second layer of the tiny network fires nearly always"
     assert "--save-detections" in text, "the command that made it"
     assert not list(report.rglob("*.tmp*")) and not list(report.glob("pictures/.*"))
+
+
+def test_nothing_is_cut_off_at_the_edges_of_a_plot(place):
+    for name in ("precision_recall", "confusion", "firing"):
+        grey = np.asarray(Image.open(place / "report" / "pictures" / f"{name}.png").convert("L"))
+        inside, edges = grey[6:-6, 6:-6], (grey[:6], grey[-6:], grey[:, :6], grey[:, -6:])
+        assert (inside < 100).any() and all((edge > 240).all() for edge in edges), name
 
 
 def test_json_is_what_the_report_holds_and_says_everything_in_plain_values(place, capsys):
@@ -175,6 +184,11 @@ def test_an_untrained_preset_is_named_as_such(place, capsys):
     assert "(square, circle)" in line and "(car, pedestrian) have no name in common" in line
     values = told(capsys, place, "st_vgg_ssd_16", "--quick", "--limit", 1, "--max-windows", 12, model=None)
     assert "untrained weights" in values["model"]["note"]
+
+
+def test_a_classifier_is_not_scored_by_boxes(place, capsys):
+    line = refused(capsys, place, "st_vgg_classifier_16", "--quick", "--limit", 1, model=None)
+    assert "boxes need a detector" in line
 
 
 def test_options_of_the_data_set_reach_it(place, capsys):
@@ -287,6 +301,7 @@ def test_a_wrong_split_protocol_model_or_folder_is_one_clear_line(place, tmp_pat
     assert "present are test" in refused(capsys, place, "--split", "val")
     assert "unknown protocol 'gen2'; protocols: gen1" in refused(capsys, place, "--protocol", "gen2")
     assert "no such checkpoint" in refused(capsys, place, model="absent.safetensors")
+    assert refused(capsys, place, model="").endswith("tiny.safetensors"), "a folder: the weights in it are named"
     assert "expected the folder of a data set" in refused(capsys, place, data=f"gen1:{tmp_path / 'absent'}")
     (tmp_path / "file").write_text("")
     assert "name another folder" in refused(capsys, place, "-o", tmp_path / "file" / "report")

@@ -23,6 +23,7 @@ from snn_perception.evaluation.ladder_boxes import FoundBoxes, overlaps, without
 from snn_perception.evaluation.ladder_components import component_boxes
 from snn_perception.evaluation.ladder_oracle import redraw
 from snn_perception.evaluation.ladder_prior import learn_prior
+from snn_perception.evaluation.ladder_table import summary_of
 from snn_perception.evaluation.protocol import PROTOCOLS
 from snn_perception.evaluation.results import RecordingResult
 from snn_perception.evaluation.run import evaluate_detector
@@ -345,6 +346,8 @@ def test_the_command_prints_what_it_writes(root, tmp_path, capsys, ladder, dense
         assert any(line.startswith(one.name) and pair in line for line in printed.splitlines())
         assert any(line.startswith(f"| {one.name} | {pair} |") for line in written.splitlines())
     assert ladder.hash in printed and ladder.hash in written
+    assert values["images"] < 100 and "too few label times" in printed and "too few label times" in written
+    assert "too few" not in summary_of({**values, "images": 100})
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,9 @@ def test_a_disk_that_is_too_small_is_told_before_any_work(tmp_path, monkeypatch)
         generate(tmp_path / "set", SetRequest("full"))
     assert contents(tmp_path / "set") == {}
     assert bytes_needed(plan_set(SetRequest("full"))) > 20e9
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 3_000_000})())
+    with pytest.raises(SnnPerceptionError, match="needs about 48 MB more and 3 MB are free"):
+        generate(tmp_path / "set", SetRequest("tiny"))
 
 
 def test_a_failing_world_leaves_no_half_recording(tmp_path, monkeypatch):
@@ -458,8 +461,9 @@ def test_usage_errors_give_2(line, capsys):
 
 def test_the_command_tells_what_it_made(tiny, capsys):
     assert command.main(["-o", str(tiny.folder), "--size", "tiny", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["dataset"] == "synthetic-gen1/1" and told["made"] == 0 and told["complete"]
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["dataset"] == "synthetic-gen1/1" and told["made"] == 0 and told["complete"] and "48 MB" in err
     train = told["splits"]["train"]
     entries = [entry for entry in tiny.manifest.recordings if entry.split == "train"]
     assert train["recordings"] == 2 and train["seconds"] == 6.0
@@ -468,6 +472,8 @@ def test_the_command_tells_what_it_made(tiny, capsys):
     assert command.main(["--check", str(tiny.folder)]) == 0
     table = capsys.readouterr().out
     assert "8 files are as the manifest says" in table and "pedestrian" in table
+    assert command.main(["-o", str(tiny.folder), "--size", "tiny"]) == 0
+    assert "all 4 recordings were there already" in capsys.readouterr().out
 
 
 def test_the_tables_of_the_help_are_those_of_the_code():

@@ -242,13 +242,26 @@ def test_another_configuration_does_not_go_on(data, registry, tmp_path):
 def test_a_full_disk_leaves_the_last_good_state(data, registry, tmp_path):
     stopped = stopped_run(data, registry, tmp_path / "run")
     before = (tmp_path / "run" / STATE_FILE).read_bytes()
-    with file_size_limit(20_000), pytest.raises(CheckpointError, match="cannot be written"):
+    with file_size_limit(20_000), pytest.raises(CheckpointError, match="cannot be written.*--resume"):
         train(small_run(data), registry, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
     assert load_run_state(tmp_path / "run").progress.step == stopped.steps
     train(small_run(data), registry, tmp_path / "whole")
     train(small_run(data), registry, tmp_path / "run", resume=True)
     same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_full_disk_at_the_first_state_says_that_nothing_is_kept(data, registry, tmp_path):
+    with file_size_limit(20_000), pytest.raises(CheckpointError, match="cannot be written.*nothing was saved yet"):
+        train(small_run(data), registry, tmp_path / "run")
+
+
+def test_a_folder_that_is_not_writable(data, registry, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "run")
+    with pytest.raises(SnnPerceptionError, match="run.yaml: the folder .* is not writable"):
+        train(small_run(data), registry, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made(data, registry, tmp_path):
@@ -285,6 +298,8 @@ def test_data_that_do_not_fit(data, registry, tmp_path):
         train(replace(config, model=replace(config.model, options=options)), registry, tmp_path / "run")
     with pytest.raises(EventDataError, match="nothing to use in split 'missing'"):
         train(replace(config, data=replace(config.data, train_split="missing")), registry, tmp_path / "run")
+    with pytest.raises(EventDataError, match="split 'missing'.*not to validate: --set eval.every_epochs=0"):
+        train(replace(config, data=replace(config.data, val_split="missing")), registry, tmp_path / "run")
 
 
 def test_other_data_do_not_go_on(registry, tmp_path):

@@ -75,7 +75,8 @@ def run(
 
     Errors that are the user's to mend (SnnPerceptionError, and what the operating system refuses) become one line
     ``error: ...`` on stderr and exit code 1, with a traceback under ``-v``. Usage errors give 2, Ctrl-C 130, a reader
-    that closed our pipe 141, both without a word. Any other exception is a bug and propagates.
+    that closed our pipe 141, both without a word, except that a command whose work is kept (`arguments.resumable`)
+    tells so. Any other exception is a bug and propagates.
     """
     try:
         arguments = parser.parse_args(argv)
@@ -95,6 +96,8 @@ def run(
         print(f"error: {one_line(error)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
+        if getattr(arguments, "resumable", False):
+            print("interrupted; what is finished stays, the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_DONE if code is None else code
 

@@ -115,6 +115,7 @@ def _results(arguments: argparse.Namespace, units: list[ConvertUnit]) -> list[di
     from snn_perception.cli.convert_unit import convert_unit
     from snn_perception.work import make_executor
 
+    arguments.resumable = True
     finished = [unit.finished() for unit in units]
     to_do = [unit for unit, result in zip(units, finished, strict=True) if result is None]
     with (

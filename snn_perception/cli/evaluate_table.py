@@ -41,6 +41,9 @@ def _score_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     stats = scores["stats"]
     yield "AP (0.50:0.95)", figure(stats["AP"])
     yield "AP50, AP75", f"{figure(stats['AP50'])}, {figure(stats['AP75'])}"
+    own = scores.get("trapezoid")
+    if own is not None:
+        yield "AP, AP50 as YOLO", f"{figure(own['AP'])}, {figure(own['AP50'])} (trapezoids, not comparable with COCO's)"
     for name, one in scores["per_class"].items():
         yield f"  {name}", f"AP {figure(one['AP'])}, AP50 {figure(one['AP50'])}, AR {figure(one['AR_100'])}"
     for name in ("moving", "silent"):

@@ -50,6 +50,8 @@ def _plugins(arguments: argparse.Namespace) -> None:
 
 
 def _list(registry: Registry, kinds: tuple[str, ...], *, as_json: bool) -> None:
+    from snn_perception.registry import KINDS
+
     components = [_described(entry) for kind in kinds for entry in registry.entries(kind)]
     plugins = [{"id": plugin.id, "source": plugin.source, "error": plugin.error or None} for plugin in registry.plugins]
     weights = list(_weights())
@@ -61,6 +63,8 @@ def _list(registry: Registry, kinds: tuple[str, ...], *, as_json: bool) -> None:
         for c in components
     )
     print_table(("kind", "name", "plugin", "version", "summary", "options"), rows)
+    if kinds != KINDS and not any(plugin.error for plugin in registry.plugins):
+        return  # one kind was asked for, and none of it is missing
     print_table(("plugin", "from", "not in use"), ((p.id, p.source, p.error) for p in registry.plugins))
     if weights:
         cells = [[str(w[key] or "") for key in ("name", "preset", "data", "card", "error")] for w in weights]
@@ -170,7 +174,8 @@ def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) ->
     except PluginError as error:
         if name in (*registry.names("preset"), *shipped()):
             raise
-        raise PluginError(_elsewhere(name, registry) or str(error)) from None
+        known = f"; shipped weights: {', '.join(shipped())}" if shipped() else ""
+        raise PluginError(_elsewhere(name, registry) or f"{error}{known}") from None
     cost = cost_of(detector)
     if arguments.json:
         print_json(

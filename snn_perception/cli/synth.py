@@ -131,8 +131,9 @@ def _ladder(arguments: argparse.Namespace, foreign: list[str]) -> int | None:
 
 def _make(arguments: argparse.Namespace) -> None:
     from snn_perception.synth.generate import generate, regenerate
-    from snn_perception.synth.sizes import bytes_needed, plan_set
+    from snn_perception.synth.sizes import amount, bytes_needed, plan_set
 
+    arguments.resumable = True
     began = time.perf_counter()
     pool = {"executor": arguments.executor, "workers": arguments.workers}
     with _progress("synth", enabled=not arguments.json) as advance:
@@ -140,8 +141,8 @@ def _make(arguments: argparse.Namespace) -> None:
             made = regenerate(arguments.manifest, arguments.output, advance=advance, **pool)
         else:
             request = _request(arguments)
-            needed = bytes_needed(plan_set(request, arguments.limit))
-            print(f"about {needed / 1e9:.1f} GB go to {arguments.output}", file=sys.stderr)
+            needed = amount(bytes_needed(plan_set(request, arguments.limit)))
+            print(f"a set of about {needed} in {arguments.output}", file=sys.stderr)
             made = generate(arguments.output, request, limit=arguments.limit, advance=advance, **pool)
     seconds = time.perf_counter() - began
     _tell(arguments, made.manifest, {"folder": str(made.folder), "made": made.new, "took_s": round(seconds, 1)})
@@ -163,10 +164,16 @@ def _tell(arguments: argparse.Namespace, manifest: Manifest, facts: dict[str, An
     kinds = sorted({kind for split in splits.values() for kind in split["boxes"]})
     columns = ("split", "recordings", "seconds", "events", "Mev/s", *kinds, "boxes per time", "pass the size filter")
     print_table(columns, (_row(name, split, kinds) for name, split in splits.items()))
-    done = f", {facts['made']} recordings made in {facts['took_s']:.0f} s" if "made" in facts else ""
+    done = f", {_made_text(facts, len(manifest.recordings))}" if "made" in facts else ""
     checked = f", {facts['checked']} files are as the manifest says" if "checked" in facts else ""
     rest = "" if manifest.complete else ", not all of its recordings"
     print(f"{manifest.generator}, {manifest.request.size}{rest}, in {facts['folder']}{done}{checked}")
+
+
+def _made_text(facts: dict[str, Any], recordings: int) -> str:
+    if not facts["made"]:
+        return f"all {recordings} recordings were there already"
+    return f"{facts['made']} recordings made in {facts['took_s']:.0f} s"
 
 
 def _by_split(manifest: Manifest) -> dict[str, list[RecordingEntry]]:

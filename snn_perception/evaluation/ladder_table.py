@@ -10,6 +10,7 @@ from snn_perception.evaluation.markdown import figure
 
 NOTICE = "AP on a synthetic set is never comparable with AP on real recordings."
 _PARTS = ("moving", "silent")
+_FEW_IMAGES = 100  # of which the limits cannot judge: a single car decides
 
 
 def ladder_values(ladder: Ladder, folder: str, split: str, dataset: str | None) -> dict[str, Any]:
@@ -74,10 +75,11 @@ def _pair(stats: Mapping[str, float]) -> str:
 
 def summary_of(values: Mapping[str, Any]) -> str:
     """Return what was measured, in one line."""
+    few = "; too few label times for the verdicts to mean much" if values["images"] < _FEW_IMAGES else ""
     return (
         f"{values['dataset'] or 'recorded data'}, split {values['split']}: {values['recordings']} recordings, "
         f"{values['images']:,} label times, {values['boxes']:,} boxes ({values['silent_boxes']:,} of them silent); "
-        f"protocol {values['protocol']}, hash {values['hash']}"
+        f"protocol {values['protocol']}, hash {values['hash']}{few}"
     )
 
 

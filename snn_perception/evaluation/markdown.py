@@ -46,6 +46,11 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _bytes(count: float) -> str:
+    text = amount(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def _head(values: Mapping[str, Any], command: Sequence[str]) -> Iterator[str]:
     model, data = values["model"], values["data"]
     yield f"# {model['name']} on {data['name']} {data['split']}"
@@ -97,13 +102,22 @@ def _scores(values: Mapping[str, Any], pictures: Mapping[str, str]) -> Iterator[
             for name, bounds in (("small", "< 32² px"), ("medium", "to 96² px"), ("large", "> 96² px"))
         ],
     )
+    own = scores.get("trapezoid")
+    if own is not None:
+        yield (
+            f"By the YOLO family's own validators (trapezoids under the curve): AP {figure(own['AP'])}, "
+            f"AP50 {figure(own['AP50'])}."
+        )
+        yield ""
     empty = scores["detections_per_empty_frame"]
+    counts = values["card"]["protocol"].get("frames") == "before_filter"
+    meaning = "count as false ones" if counts else "cost nothing in these scores"
     yield (
         f"{scores['images']:,} images, {scores['ground_truths']:,} boxes to find, {scores['detections']:,} detections. "
         f"AR with 1 and 10 detections per image: {figure(stats['AR_1'])}, {figure(stats['AR_10'])}. "
         + (
-            f"{scores['empty_frames']:,} labelled times lose every box to the filter; there the detector says "
-            f"{empty:.2f} boxes each, which cost nothing in these scores."
+            f"{scores['empty_frames']:,} labelled times keep no box; there the detector says "
+            f"{empty:.2f} boxes each, which {meaning}."
             if empty is not None
             else "Every labelled time keeps a box."
         )
@@ -162,8 +176,8 @@ def _cost(values: Mapping[str, Any], pictures: Mapping[str, str]) -> Iterator[st
             ("MACs of layers with analog input, dense", amount(operations["analog_macs"])),
             ("the same without zero inputs", amount(operations["effective_analog_macs"])),
             ("neuron updates", amount(operations["neuron_updates"])),
-            ("state", f"{amount(operations['state_bytes'])}B"),
-            ("weights", f"{amount(operations['weight_bytes'])}B"),
+            ("state", _bytes(operations["state_bytes"])),
+            ("weights", _bytes(operations["weight_bytes"])),
         ],
     )
     yield f"Graph: {operations['graph']}."

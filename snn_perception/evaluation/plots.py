@@ -127,4 +127,5 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         FigureCanvasAgg(figure)
         yield figure.add_subplot()
         with whole_file(path) as partial:
-            figure.savefig(partial, dpi=130, format="png")
+            # The layout leaves out what a square matrix makes the axes lose, so cut at what is drawn.
+            figure.savefig(partial, dpi=130, format="png", bbox_inches="tight", pad_inches=0.12)

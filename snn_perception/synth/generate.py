@@ -12,7 +12,7 @@ from snn_perception.errors import EventDataError, SnnPerceptionError
 from snn_perception.held_folder import held_folder
 from snn_perception.synth.drive import Unit, is_as_listed, make_recording
 from snn_perception.synth.manifest import FileEntry, Manifest, read_manifest, write_manifest
-from snn_perception.synth.sizes import RecordingPlan, SetRequest, bytes_needed, plan_set
+from snn_perception.synth.sizes import RecordingPlan, SetRequest, amount, bytes_needed, plan_set
 from snn_perception.work import make_executor
 
 Advance = Callable[[int, int, int, int], None]  # recordings done and in all, microseconds done and in all
@@ -170,6 +170,6 @@ def _check_space(folder: Path, plans: Sequence[RecordingPlan]) -> None:
     needed, free = max(bytes_needed(tuple(plans)) - there, 0), shutil.disk_usage(folder).free
     if needed > free:
         raise SnnPerceptionError(
-            f"{folder}: the set needs about {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free; name a folder "
-            "on a larger disk, or ask for less (--size, --limit)"
+            f"{folder}: the set needs about {amount(needed)} more and {amount(free)} are free; name a folder on a "
+            "larger disk, or ask for less (--size, --limit)"
         )

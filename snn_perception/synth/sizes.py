@@ -163,6 +163,11 @@ def plan_set(request: SetRequest, limit: int | None = None) -> tuple[RecordingPl
     return tuple(plans)
 
 
+def amount(count: int) -> str:
+    """Return a number of bytes in MB or GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def bytes_needed(plans: tuple[RecordingPlan, ...]) -> int:
     """Return about how much disk space recordings take."""
     return round(sum(plan.duration_us * FORMATS[plan.format].mev_per_s * 8 for plan in plans))

@@ -20,7 +20,7 @@ from snn_perception.training.run_state import (
     load_run_state,
     save_run_state,
 )
-from snn_perception.whole_file import whole_file
+from snn_perception.whole_file import check_writable, whole_file
 
 RUN_FILE, METRICS_FILE = "run.yaml", "metrics.jsonl"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
@@ -51,6 +51,7 @@ class RunFolder:
             raise SnnPerceptionError(
                 f"{self.path}: holds a run already ({', '.join(held)}); go on with --resume, or choose another folder"
             )
+        check_writable(self.path / RUN_FILE)
         self._clear_leftovers()
         with whole_file(self.path / RUN_FILE) as temporary:
             temporary.write_text(dump_run(config), "utf-8")
@@ -95,14 +96,23 @@ class RunFolder:
                 f"{RUN_FILE}, or train in another folder"
             )
         if self._writes:
+            check_writable(self.path / RUN_FILE)
             self._clear_leftovers()
             self._metrics = MetricsLog(self.path / METRICS_FILE)
             self._metrics.truncate_to(state.progress.metrics_lines)
         return state
 
     def save(self, state: RunState) -> Path:
-        """Write the run as it stands."""
-        return save_run_state(self.path, state)
+        """Write the run as it stands.
+
+        Raises:
+            CheckpointError: if it cannot be written; what was saved before is then as it was.
+        """
+        try:
+            return save_run_state(self.path, state)
+        except CheckpointError as error:
+            kept = "go on with --resume" if (self.path / STATE_FILE).exists() else "nothing was saved yet, begin again"
+            raise CheckpointError(f"{error}; make room or the folder writable, then {kept}") from error
 
     def log(self, kind: str, values: dict[str, Any]) -> int:
         """Add a line to the metrics; return how many there are."""
