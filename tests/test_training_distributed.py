@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_perception.tensor_file import read_tensors
+from snn_perception.tensor_file import read_tensors, read_texts
 from snn_perception.training.run_state import STATE_FILE
 from tests.paths import ROOT
 from tests.training_support import moving_boxes
@@ -18,7 +19,7 @@ from tests.training_support import moving_boxes
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
-import json
+import json, os
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -29,16 +30,17 @@ from snn_perception.training.reports import Silent
 from tests.training_support import small_run
 
 options = {{"epochs": 1, **json.loads(sys.argv[3])}}
-stop = options.pop("stop", None)
+stop, stop_rank = options.pop("stop", None), options.pop("stop_rank", None)
+told = stop_rank is None or os.environ.get("RANK") == str(stop_rank)  # a signal may come to one process alone
 
 class Losses(Silent):
     def __init__(self):
         self.seen = []
-        self.step = 0
+        self.asked = 0
     def should_stop(self):
-        return stop is not None and self.step >= stop
+        self.asked += 1
+        return stop is not None and told and self.asked >= stop
     def on_step(self, report):
-        self.step = report.step
         if report.losses:
             self.seen.append([report.step, report.grad_norm, *report.losses.values()])
 
@@ -77,8 +79,6 @@ def data(tmp_path_factory):
     ids=["windows", "chunks"],
 )
 def test_two_processes_equal_one(data, tmp_path, options):
-    import json
-
     run(data, tmp_path / "one", 1, options)
     run(data, tmp_path / "two", 2, options)
     (one, _), (two, _) = (read_tensors(tmp_path / name / STATE_FILE) for name in ("one", "two"))
@@ -117,12 +117,19 @@ train(run_of(Path(sys.argv[1]), "st_vgg_classifier_16", epochs=1), load_registry
 """
 
 
+def steps_done(folder: Path) -> int:
+    return json.loads(read_texts(folder / STATE_FILE)["content"])["progress"]["step"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
+@pytest.mark.parametrize("told", ["", ', "stop_rank": 1'], ids=["both told", "one told"])
+def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path, told):
     options = '{"epochs": 2}'
     run(data, tmp_path / "one", 1, options)
-    run(data, tmp_path / "both", 2, '{"epochs": 2, "stop": 13}')
+    run(data, tmp_path / "both", 2, '{"epochs": 2, "stop": 13' + told + "}")
+    whole, stopped = (steps_done(tmp_path / name) for name in ("one", "both"))
+    assert 0 < stopped < whole
     run(data, tmp_path / "both", 1, options)
     (one, _), (both, _) = (read_tensors(tmp_path / name / STATE_FILE) for name in ("one", "both"))
     for name in (name for name in one if not name.startswith("generator.")):
