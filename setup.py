@@ -30,6 +30,8 @@ PLUGINS = {
     "neurons": "snn_perception_plugins.neurons",
     "no_reset": "snn_perception_plugins.no_reset",
     "ssd": "snn_perception_plugins.ssd",
+    "eas_snn": "snn_perception_plugins.eas_snn",
+    "spikeyolo": "snn_perception_plugins.spikeyolo",
     "datasets": "snn_perception_plugins.datasets",
 }
 

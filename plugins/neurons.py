@@ -34,7 +34,25 @@ from snn_perception.api import (
     membrane,
 )
 
-SURROGATES = {"sigmoid": sj_surrogate.Sigmoid, "atan": sj_surrogate.ATan}
+
+class LearnedATan(nn.Module):
+    """The arctan surrogate with a learnable steepness (EAS-SNN's ``patan``): ``atan(pi / 2 alpha x) / pi + 1 / 2``.
+
+    Its gradient stands in for that of the step, with regard to the distance x from the threshold and to alpha.
+    """
+
+    def __init__(self, *, alpha: float) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return spikes, 0 or 1 in the dtype of x."""
+        smooth = (math.pi / 2 * self.alpha.to(x.dtype) * x).atan() / math.pi
+        return (x >= 0).to(x.dtype) + (smooth - smooth.detach())
+
+
+SURROGATES = {"sigmoid": sj_surrogate.Sigmoid, "atan": sj_surrogate.ATan, "patan": LearnedATan}
+FUSED = ("sigmoid", "atan")  # those whose gradient the fused step knows
 
 
 @hookimpl
@@ -86,7 +104,8 @@ class _Neuron(nn.Module, ABC):
         before = membrane(v, current)
         currents, factor = current.to(before.dtype), self.factor(before)
         # In evaluation a spike has no gradient, a surrogate's least of all; the fused step has that of training.
-        if can_fuse(currents, before) and (self.training or not _need_gradients(currents, before, factor)):
+        is_fused = self.rule.surrogate in FUSED if self.training else not _need_gradients(currents, before, factor)
+        if is_fused and can_fuse(currents, before):
             train, after = fused_steps(currents, before, self.rule, factor)
         else:
             train, after = self._plain_steps(currents, before, factor)
@@ -120,7 +139,7 @@ class ParametricLIF(_Neuron):
         v_threshold: fires at and above it, positive.
         v_reset: 0.0 for a hard reset, None for a soft one.
         detach_reset: whether the reset passes no gradient to the spike.
-        surrogate, alpha: ``sigmoid`` or ``atan``, and its steepness.
+        surrogate, alpha: ``sigmoid`` or ``atan`` and its steepness, or ``patan``, an arctan that learns it from there.
     """
 
     def __init__(

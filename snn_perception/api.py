@@ -8,7 +8,8 @@ from snn_perception.boxes import (
     iou_matrix,
     xyxy_to_cxcywh,
 )
-from snn_perception.data.dataset import Dataset, DatasetReport, LabelledRecording, LabelRules, choose_recordings
+from snn_perception.data.dataset import Dataset, LabelledRecording, LabelRules, choose_recordings
+from snn_perception.data.dataset_report import DatasetReport
 from snn_perception.data.folders import (
     checked_root,
     checked_split,
@@ -29,7 +30,7 @@ from snn_perception.errors import CheckpointError, EventDataError, PluginError, 
 from snn_perception.events.grid import Bins, GridRepresentation
 from snn_perception.events.letterbox import Letterbox, fit_into
 from snn_perception.events.recording import Recording
-from snn_perception.fold import Foldable, NormConv
+from snn_perception.fold import Foldable, Fusable, NormConv
 from snn_perception.fusing import can_fuse
 from snn_perception.hookspecs import hookimpl
 from snn_perception.neuron_steps import StepRule, fused_steps
@@ -46,7 +47,7 @@ from snn_perception.nn import (
 )
 from snn_perception.ranks import sum_over_ranks
 from snn_perception.registry import API_VERSION, Component, ImportReport
-from snn_perception.spec import ComponentRef, ModelSpec
+from snn_perception.spec import ComponentRef, ModelSpec, StatePolicy
 from snn_perception.state import State
 from snn_perception.types import (
     DecodedEvents,
@@ -54,6 +55,7 @@ from snn_perception.types import (
     EventArray,
     EventWindow,
     FeatureInfo,
+    ImageWindow,
     Losses,
     Packet,
     PointLayout,
@@ -79,7 +81,9 @@ __all__ = [
     "FeatureInfo",
     "Foldable",
     "FromMemoryModule",
+    "Fusable",
     "GridRepresentation",
+    "ImageWindow",
     "ImportReport",
     "LabelFilter",
     "LabelRules",
@@ -100,6 +104,7 @@ __all__ = [
     "SpecError",
     "Spike",
     "State",
+    "StatePolicy",
     "StepRule",
     "Targets",
     "Triggers",

@@ -18,6 +18,7 @@ def snn_representations() -> list[Component]:
         Component("micro_bins", f"{_GRIDS}:MicroBins", "events in equal time slices from the first to the last"),
         Component("ternary_image", f"{_GRIDS}:TernaryImage", "polarity of each pixel's last event, letterboxed"),
         Component("time_surface", f"{_GRIDS}:TimeSurface", "how long ago each pixel fired, fading"),
+        Component("image", f"{_GRIDS}.image:Image", "a camera's colour image, letterboxed"),
         Component("voxel_grid", f"{_GRIDS}:VoxelGrid", "signed events, shared between the nearest time bins"),
     ]
 

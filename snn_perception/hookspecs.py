@@ -66,7 +66,8 @@ def snn_checkpoint_importers() -> list[Component]:  # type: ignore[empty-body]
     """Readers of authors' weights. ``factory() -> function``.
 
     Function ``(tensors, hints) -> (ModelSpec, state_dict, ImportReport)``, or None where the names in `tensors` are not
-    of its family.
+    of its family. For files with whole pickled objects it has ``inert(name) -> bool``, which tells the classes whose
+    objects may occur: they are read as records without behaviour, whose plain values become hints.
     """
 
 

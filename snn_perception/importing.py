@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ def import_weights(path: str | Path, registry: Registry, *, importer: str | None
             knows it, or its tensors do not fit.
         PluginError: if there is no importer of that name, or the model needs a component that is not installed.
     """
-    foreign = read_foreign(path)
+    names = [importer] if importer else registry.names("checkpoint_importer")
+    foreign = read_foreign(path, inert=_expected_objects(registry, names))
     if "snn_perception" in _metadata(foreign):
         raise CheckpointError(f"{path}: is a checkpoint of this project (format {CHECKPOINT_FORMAT}); use it as it is")
     try:
-        spec, weights, report = _ask(foreign, registry, importer)
+        spec, weights, report = _ask(foreign, registry, names)
         detector = Detector(spec, registry)
     except SnnPerceptionError as error:
         raise type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
@@ -65,8 +66,18 @@ def _metadata(foreign: ForeignCheckpoint) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _ask(foreign: ForeignCheckpoint, registry: Registry, importer: str | None) -> Imported:
-    names = [importer] if importer else registry.names("checkpoint_importer")
+def _expected_objects(registry: Registry, names: Sequence[str]) -> Callable[[str], bool]:
+    """Return what tells the classes whose objects an importer expects in its files, as records without behaviour."""
+    expected: list[Callable[[str], bool]] = []
+    for name in names:
+        try:
+            expected.append(registry.build("checkpoint_importer", name).inert)
+        except (SnnPerceptionError, AttributeError):  # expects none; one that cannot be made is told of when asked
+            continue
+    return lambda kind: any(is_expected(kind) for is_expected in expected)
+
+
+def _ask(foreign: ForeignCheckpoint, registry: Registry, names: Sequence[str]) -> Imported:
     known: dict[str, Imported] = {}
     refused: list[SnnPerceptionError] = []
     for name in names:

@@ -156,12 +156,20 @@ def rvt_sequence(folder: Path, *, half: bool = False, size: SensorSize = GEN1, w
     np.savez(labels / "labels.npz", labels=rows, objframe_idx_2_label_idx=np.searchsorted(SOME_LABELS.t_us, times))
 
 
+def rvt_tree(root: Path) -> None:
+    """Three sequences of GEN1 in train, and a recording that holds events."""
+    for name in ("a", "b", "c"):
+        rvt_sequence(root / "train" / name)
+    paired(root / "train", "d")
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "gen1": gen1_tree,
     "gen1_classification": gen1_tree,
     "one_mpx": one_mpx_tree,
+    "rvt": rvt_tree,
     "ncars": ncars_tree,
     "ncaltech101": ncaltech_tree,
 }
 # Usable recordings (or samples) of split train in each tree: four of each label file's five rows give a sample.
-FOUND = {"gen1": 4, "gen1_classification": 16, "one_mpx": 3, "ncars": 6, "ncaltech101": 15}
+FOUND = {"gen1": 4, "gen1_classification": 16, "one_mpx": 3, "rvt": 3, "ncars": 6, "ncaltech101": 15}

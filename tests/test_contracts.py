@@ -32,15 +32,16 @@ from tests.dataset_support import FOUND, SOME_LABELS, TREES, ncars_tree
 
 REGISTRY = load_registry(environment=False)
 SIZE = SensorSize(64, 96)
+# Of presets with such options.
+SMALLER = {"height": SIZE.height, "width": SIZE.width, "width_factor": 0.125, "depth_factor": 0.17}
 
 
 def specs() -> dict[str, ModelSpec]:
-    """Return every preset's description, for a small input."""
+    """Return every preset's description, for a small input and with few channels."""
     found = {}
     for preset in REGISTRY.names("preset"):
         options = REGISTRY.find("preset", preset).component.options()
-        size = {side: getattr(SIZE, side) for side in ("height", "width") if side in options}
-        found[preset] = REGISTRY.build("preset", preset, **size)
+        found[preset] = REGISTRY.build("preset", preset, **{k: v for k, v in SMALLER.items() if k in options})
     return found
 
 
@@ -71,11 +72,12 @@ def test_neuron(name):
 @pytest.mark.parametrize(("name", "head"), PAIRS)
 def test_backbone(name, head, neuron):
     spec = smallest_preset(backbone=name, head=head)
-    channels = REGISTRY.build("representation", spec.representation.name, SIZE, **spec.representation.options).channels
-    make = REGISTRY.factory("neuron", neuron)
+    representation = REGISTRY.build("representation", spec.representation.name, SIZE, **spec.representation.options)
+    channels, make = representation.channels, REGISTRY.factory("neuron", neuron)
     check_backbone(
         REGISTRY.build("backbone", name, channels, make, **spec.backbone.options),
         sparse_input(12, 3, channels, SIZE.height, SIZE.width),
+        steps=representation.steps,
     )
 
 
@@ -84,8 +86,11 @@ def test_head(name):
     spec = smallest_preset(head=name)
     detector = Detector(spec, REGISTRY)
     neuron = REGISTRY.factory("neuron", spec.neuron.name, **spec.neuron.options)
+    options = spec.head.options
+    if "score_threshold" in REGISTRY.find("head", name).component.options():
+        options = options | {"score_threshold": 0.0}  # without training the scores may all be low
     check_head(
-        lambda features, classes: REGISTRY.build("head", name, features, classes, neuron, **spec.head.options),
+        lambda features, classes: REGISTRY.build("head", name, features, classes, neuron, **options),
         features=detector.backbone.features,
         size=SIZE,
         num_classes=len(spec.classes),

@@ -375,6 +375,7 @@ CHANGES = {
     "window_us": 40_000,
     "frames": "before_filter",
     "clips_boxes": True,
+    "trapezoid": True,
 }
 
 

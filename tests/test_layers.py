@@ -29,7 +29,7 @@ LAYERS = (
     ("vocabulary of plugins", "nn", "fold", "spec", "hookspecs", "registry", "discovery", "builtin_components"),
     (
         "building and feeding",
-        *("detector", "checkpoint", "zoo", "foreign", "importing", "cost", "events", "data", "synth"),
+        *("detector", "checkpoint", "spike_driven", "zoo", "foreign", "importing", "cost", "events", "data", "synth"),
         *("neuron_steps", "neuron_cpu", "neuron_kernels"),
     ),
     ("door for plugins", "api", "testing"),

@@ -191,7 +191,7 @@ def test_the_step_exports_with_its_state_as_input_and_output(make):
         ({"v_threshold": 0.0}, "v_threshold must be positive, got 0.0"),
         ({"v_threshold": float("nan")}, "v_threshold must be positive, got nan"),
         ({"v_reset": -0.1}, r"v_reset must be 0.0 \(hard\) or None \(soft\), since rest is 0, got -0.1"),
-        ({"surrogate": "step"}, r"surrogate must be one of \['atan', 'sigmoid'\], got 'step'"),
+        ({"surrogate": "step"}, r"surrogate must be one of \['atan', 'patan', 'sigmoid'\], got 'step'"),
         ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
         ({"tau": "2"}, "neuron 'plif'"),
         ({"taw": 2.0}, r"unexpected keyword argument 'taw'; options: \(\*, tau=2.0, decay_input=True"),

@@ -17,6 +17,7 @@ from snn_perception.training.run_file import (
     run_as_dict,
     run_digest,
     run_from_dict,
+    what_counts,
 )
 
 RUN = """\
@@ -278,6 +279,16 @@ def test_differences_name_what_changes_the_figures_and_nothing_else():
         "model.options.tbin: nothing, 2",
     ]
     assert run_digest(run) != run_digest(other)
+
+
+def test_a_setting_that_came_later_leaves_older_runs_as_they_are():
+    run = load_run(None, ["data.train=gen1:here", "train.ema=0.99"])
+    older = run_as_dict(run)
+    del older["train"]["ema_ramp"]
+    assert run_digest(run_from_dict(older)) == run_digest(run)
+    assert "ema_ramp" not in what_counts(run)["train"]
+    ramped = load_run(None, ["data.train=gen1:here", "train.ema=0.99", "train.ema_ramp=2000"])
+    assert differences(run, ramped) == ["train.ema_ramp: nothing, 2000.0"] and run_digest(ramped) != run_digest(run)
 
 
 # Recipes

@@ -87,6 +87,17 @@ def test_windows_after_the_last_event_are_empty_and_there(data, detector, regist
     assert samples[-1].targets is not None
 
 
+def test_a_row_whose_boxes_all_left_the_image_is_labelled_all_the_same(data, detector, registry):
+    from snn_perception.training.feed import stack
+    from snn_perception.types import Targets
+
+    sample = next(s for s in feed_of(data, detector, registry).follow(0, epoch=0) if s.targets is not None)
+    nothing = Targets(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    batch = stack([sample, replace(sample, targets=nothing), replace(sample, targets=None)], step=0)
+    assert [None if targets is None else len(targets) for targets in batch.targets] == [len(sample.targets), 0, None]
+    assert len(sample.targets) > 0
+
+
 @pytest.mark.parametrize("kind", [Lanes, RandomWindows])
 def test_batches_are_the_same_from_any_step_on_and_for_any_share_of_the_rows(data, detector, registry, kind):
     feed = feed_of(data, detector, registry, flip=0.5)

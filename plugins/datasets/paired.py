@@ -63,6 +63,7 @@ def open_paired(
     limit: int | None,
     skip_faulty: bool,
     skip_label_free: bool = False,
+    only_sequences: bool = False,
 ) -> Dataset:
     """Return a split of a data set of this form; a split of which nothing is there comes back empty.
 
@@ -71,6 +72,7 @@ def open_paired(
         piece: part of each recording that is meant; RVT-preprocessed sequences tell for themselves.
         limit, skip_faulty: as for every data set (hook ``snn_datasets``).
         skip_label_free: leave the layout's `label_free` recordings out.
+        only_sequences: pass over recordings that hold events.
 
     Raises:
         EventDataError: if the root is no folder, or the split no name of one.
@@ -78,14 +80,16 @@ def open_paired(
     root = checked_root(root)
     split = checked_split(split)
     folder, remarks = _find(layout, root, split)
-    looked_for = f"NAME{EVENT_SUFFIXES[0]} with NAME_bbox.npy, or RVT-preprocessed sequences"
+    looked_for = "RVT-preprocessed sequences"
+    if not only_sequences:
+        looked_for = f"NAME{EVENT_SUFFIXES[0]} with NAME_bbox.npy, or {looked_for}"
     if folder is None:
         where = ", ".join(str(base / split) for base in (root, *(root / name for name in layout.inner)))
         report = DatasetReport(f"{where} for {looked_for}", missing=(f"split '{split}': no such folder", *remarks))
         return Dataset(layout.name, split, layout.classes, None, (), report)
     files = list_files(folder, is_unit=is_rvt_sequence)
     sequences = [path for path in files if path.is_dir()]
-    pairs = pair_files([path for path in files if not path.is_dir()], EVENT_SUFFIXES)
+    pairs = pair_files([path for path in files if not (only_sequences or path.is_dir())], EVENT_SUFFIXES)
     part = piece or Piece()
     candidates = {name: _recording(layout, name, events, labels, rules, part) for name, events, labels in pairs.pairs}
     twice = [f"{path}: not used, its events are there" for path in sequences if path.name in candidates]

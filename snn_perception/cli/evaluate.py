@@ -22,6 +22,7 @@ from snn_perception.cli.common import (
     registry_of,
     run,
 )
+from snn_perception.data.window_rule import KINDS, WindowRule
 from snn_perception.errors import SnnPerceptionError
 
 if TYPE_CHECKING:
@@ -67,8 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="gen1, one_mpx, one_mpx_half, stvgg, toolbox, toolbox_one_mpx or none (default: the data set's own, or "
-        "none); docs/evaluation.md tells them apart",
+        help="gen1, one_mpx, one_mpx_half, stvgg, toolbox, toolbox_one_mpx, coco, yolo or none (default: the data "
+        "set's own, or none); docs/evaluation.md tells them apart",
+    )
+    parser.add_argument(
+        "--windows",
+        choices=KINDS,
+        default="grid",
+        help="for models that start each window from rest: cut as live (grid, default), ending at each label time, or "
+        "one of the whole recording or its end",
+    )
+    parser.add_argument(
+        "--lookback", action="store_true", help="with --windows label: an empty window gives way to the one before it"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write report.md, metrics.json, pictures here")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N recordings")
@@ -146,6 +157,10 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
             raise SnnPerceptionError(
                 f"{arguments.data}: holds samples without boxes; --detections needs labelled boxes"
             )
+        if arguments.windows != "grid":
+            raise SnnPerceptionError(
+                f"{arguments.data}: holds samples without boxes; they run whole, leave --windows as it is by default"
+            )
         evaluate_samples(arguments, registry, dataset)
         return None
     findings = (_of_file if arguments.detections else _of_model)(arguments, registry, dataset, protocol)
@@ -158,6 +173,8 @@ def _usage_fault(arguments: argparse.Namespace) -> str | None:
         return "name a MODEL, or detections of one with --detections, or two reports with --compare"
     if arguments.data is None:
         return "name the data set: --data NAME:PATH, such as gen1:FOLDER"
+    if arguments.detections and arguments.windows != "grid":
+        return "--windows is for a MODEL; detections of a replay are of windows on the grid"
     if arguments.save_detections and arguments.output is None:
         return "--save-detections needs a folder: -o DIR"
     return None
@@ -187,7 +204,9 @@ def _of_model(arguments: argparse.Namespace, registry: Registry, dataset: Datase
         log.warning("%s", model.note)
     detector, spec = model.detector, model.detector.spec
     evaluation = _run(arguments, registry, dataset, protocol, model)
-    latency = None if arguments.quick else measure_latency(detector, dataset[0].open(registry), registry)
+    without_events = dataset[0].is_sequence or dataset[0].is_image  # nothing can be timed as it is live
+    timed = not arguments.quick and not without_events
+    latency = None if not timed else measure_latency(detector, dataset[0].open(registry), registry)
     return Findings(
         evaluation,
         ModelFacts(
@@ -213,6 +232,7 @@ def _run(
     from snn_perception.work import Ledger
 
     on_gpu = arguments.device != "cpu"
+    arguments.resumable = arguments.output is not None
     ledger = Ledger(arguments.output / _KEPT) if arguments.output is not None else None
     with _executor(arguments, dataset) as executor, progress_bar("evaluate", enabled=not arguments.json) as advance:
         evaluation = evaluate_detector(
@@ -228,6 +248,7 @@ def _run(
             measure=not arguments.quick,
             ledger=ledger,
             on_progress=lambda done, total: advance(round(done * 1000), total * 1000),
+            rule=_rule(arguments),
         )
     if evaluation.reused:
         log.warning(
@@ -237,6 +258,10 @@ def _run(
             arguments.output / _KEPT,
         )
     return evaluation
+
+
+def _rule(arguments: argparse.Namespace) -> WindowRule:
+    return WindowRule(arguments.windows, arguments.lookback)
 
 
 @contextmanager
@@ -286,6 +311,7 @@ def _data_facts(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, An
             "limit": arguments.limit,
             "data_options": dict(arguments.data_options),
             "max_windows": arguments.max_windows,
+            **({} if arguments.windows == "grid" else {"windows": arguments.windows, "lookback": arguments.lookback}),
             "score_threshold": arguments.score_threshold,
             "device": arguments.device,
             "threads": arguments.threads,

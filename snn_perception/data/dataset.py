@@ -6,11 +6,12 @@ A data set is a plugin (hook ``snn_datasets``) that finds recordings; opening an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snn_perception.data.dataset_report import LINES, DatasetReport
 from snn_perception.data.label_filters import (
     FILTERS,
     LabelFilter,
@@ -24,7 +25,7 @@ from snn_perception.data.pieces import Piece, PieceRecording, read_events
 from snn_perception.errors import EventDataError, PluginError
 from snn_perception.events.recording import Recording, open_recording
 from snn_perception.registry import Registry
-from snn_perception.types import EventArray, SensorSize
+from snn_perception.types import U8, EventArray, SensorSize
 
 if TYPE_CHECKING:
     from snn_perception.data.rvt import RvtSequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 # Reads the labels of one recording as its files have them, with notes for a person. A function of a module or a
 # `functools.partial` of one, so that recordings can travel to worker processes.
 LabelSource = Callable[[], tuple[Labels, tuple[str, ...]]]
-_SHOWN = 3  # examples in a report's table
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class LabelledRecording:
         class_id: of a classification sample; None for detection.
         piece: which part of the recording it is.
         is_sequence: it holds RVT's representations in place of events, of `size` already: `sequence` opens it.
+        is_image: it is one image of an ordinary camera, with its labels at time 0: `image` reads it.
         faults: what is known to be wrong with its files.
     """
 
@@ -98,6 +99,7 @@ class LabelledRecording:
     class_id: int | None = None
     piece: Piece = field(default_factory=Piece)
     is_sequence: bool = False
+    is_image: bool = False
     faults: tuple[str, ...] = ()
 
     @property
@@ -114,6 +116,8 @@ class LabelledRecording:
         """
         if self.is_sequence:
             raise EventDataError(f"{self.path}: holds representations, not events; read it as a sequence")
+        if self.is_image:
+            raise EventDataError(f"{self.path}: is an image and holds no events; use a model for images")
         whole = open_recording(self.path, registry, reader=self.reader, **self.reader_options)
         if self.sensor_size is not None:
             whole = self._of_size(whole, self.sensor_size, registry)
@@ -135,13 +139,30 @@ class LabelledRecording:
         """Return the representations of an RVT-preprocessed sequence.
 
         Raises:
-            EventDataError: if it holds events, or cannot be read.
+            EventDataError: if it holds events, cannot be read, or is of another size than the data set has.
         """
         if not self.is_sequence:
             raise EventDataError(f"{self.path}: holds events, not representations; open it as a recording")
         from snn_perception.data.rvt import RvtSequence
 
-        return RvtSequence(self.path)
+        sequence = RvtSequence(self.path)
+        if self.size is not None and sequence.size != self.size:
+            raise EventDataError(
+                f"{self.path}: expected histograms of {self.size} px, as its set has, got {sequence.size}; wrong set?"
+            )
+        return sequence
+
+    def image(self) -> U8:
+        """Return the image, uint8 [H, W, 3], red first.
+
+        Raises:
+            EventDataError: if it holds events, cannot be read, or is not of the size that its data set states.
+        """
+        if not self.is_image:
+            raise EventDataError(f"{self.path}: is no image; use a model for events")
+        from snn_perception.data.images import read_image
+
+        return read_image(self.path, self.sensor_size)
 
     def labels(self) -> Labels:
         """Return the labels that count, in time order; none for classification. Raises EventDataError if damaged."""
@@ -153,50 +174,6 @@ class LabelledRecording:
             return Labels.empty(), ()
         labels, notes = self.label_source()
         return self.rules.apply(labels, self.sensor_size), notes
-
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What was looked for and what was found; each entry is a line for a person.
-
-    Attributes:
-        looked_in: the folder, and what was looked for there.
-        found: recordings that can be used.
-        missing: halves of recordings, and splits.
-        faulty: files whose first bytes are wrong.
-        left_out: recordings that options left out.
-        notes: anything else.
-    """
-
-    looked_in: str
-    found: int = 0
-    missing: tuple[str, ...] = ()
-    faulty: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def line(self) -> str:
-        """Return the report as one line, with the first entries of each kind."""
-        parts = [f"looked in {self.looked_in}"]
-        for name in ("missing", "faulty", "left_out", "notes"):
-            shown = ", ".join(_first(getattr(self, name)))
-            parts += [f"{name.replace('_', ' ')}: {shown}"] if shown else []
-        return "; ".join(parts)
-
-    def table(self) -> str:
-        """Return the report as text: one row for each kind, its count and the first entries."""
-        rows = [f"{'looked in':<10} {self.looked_in}", f"{'found':<10} {self.found:>6}"]
-        for name in ("missing", "faulty", "left_out", "notes"):
-            entries = getattr(self, name)
-            for i, line in enumerate(_first(entries)):
-                kind, count = (name.replace("_", " "), len(entries)) if i == 0 else ("", "")
-                rows.append(f"{kind:<10} {count:>6}  {line}")
-        return "\n".join(rows)
-
-
-def _first(entries: tuple[str, ...]) -> list[str]:
-    more = [f"... and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-    return [*entries[:_SHOWN], *more]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +199,11 @@ class Dataset:
 
     def __iter__(self) -> Iterator[LabelledRecording]:
         return iter(self.recordings)
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether its recordings are images, of which none holds events."""
+        return bool(self.recordings) and self.recordings[0].is_image
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -278,6 +260,7 @@ def open_dataset(text: str, split: str, registry: Registry, **options: object) -
     """Return one split of the data set ``NAME:PATH``, such as ``gen1:/data/gen1``.
 
     Args:
+        split: its name; several joined by ``+`` come one after the other, as in ``train+val``.
         options: those of the data set, such as `limit`, `filter` and `skip_faulty`.
 
     Raises:
@@ -286,12 +269,40 @@ def open_dataset(text: str, split: str, registry: Registry, **options: object) -
         PluginError: for an unknown data set or option.
     """
     name, path = _name_and_path(text, registry)
-    dataset = registry.build("dataset", name, path, split, **options)
-    if not isinstance(dataset, Dataset):
-        raise PluginError(f"{registry.find('dataset', name)}: expected a Dataset, got {type(dataset).__name__}")
-    if not len(dataset):
-        raise EventDataError(f"{text}: nothing to use in split '{split}'; {dataset.report.line()}")
-    return dataset
+    parts: list[Dataset] = []
+    for one in split.split("+"):
+        dataset = registry.build("dataset", name, path, one, **options)
+        if not isinstance(dataset, Dataset):
+            raise PluginError(f"{registry.find('dataset', name)}: expected a Dataset, got {type(dataset).__name__}")
+        if not len(dataset):
+            raise EventDataError(f"{text}: nothing to use in split '{one}'; {dataset.report.line()}")
+        parts.append(dataset)
+    return parts[0] if len(parts) == 1 else _joined(parts, split)
+
+
+def _joined(parts: Sequence[Dataset], split: str) -> Dataset:
+    """Return several splits as one; a name that comes twice gets its split before it."""
+    seen: set[str] = set()
+    recordings = []
+    for part in parts:
+        for recording in part:
+            twice = recording.name in seen
+            recordings.append(replace(recording, name=f"{part.split}/{recording.name}") if twice else recording)
+            seen.add(recording.name)
+    reports = [part.report for part in parts]
+    report = DatasetReport(
+        "; ".join(report.looked_in for report in reports),
+        found=sum(report.found for report in reports),
+        **{name: tuple(line for one in reports for line in getattr(one, name)) for name in LINES},
+    )
+    sizes = {part.size for part in parts}
+    return replace(
+        parts[0],
+        split=split,
+        recordings=tuple(recordings),
+        report=report,
+        size=sizes.pop() if len(sizes) == 1 else None,
+    )
 
 
 def _name_and_path(text: str, registry: Registry) -> tuple[str, Path]:

@@ -30,6 +30,8 @@ _FIELDS = {
     "confidence": ("class_confidence", "confidence"),
     "track_id": ("track_id",),
 }
+# Class of a row without a box: somebody looked at that time, and there is nothing of any class.
+NOTHING = -1
 _REQUIRED = ("t", "x", "y", "w", "h", "class_id")
 _BOX = [("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4")]
 LAYOUTS: dict[str, np.dtype[Any]] = {
@@ -57,6 +59,8 @@ class Labels:
         class_id: int64 [M], index into the classes of the data set.
         track_id: int64 [M], the same for one object over time.
         confidence: float32 [M], of the labeller.
+        area: float32 [M], of the object inside its box in square pixels; None where only boxes are known.
+        is_crowd: bool [M], boxes around many objects, in which a detection counts neither way; None: there are none.
 
     Raises:
         ValueError: for a wrong dtype, shape or differing lengths.
@@ -67,6 +71,8 @@ class Labels:
     class_id: I64
     track_id: I64
     confidence: F32
+    area: F32 | None = None
+    is_crowd: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         wanted = {name: (np.int64, (len(self.t_us),)) for name in ("t_us", "class_id", "track_id")}
@@ -75,6 +81,8 @@ class Labels:
             "xywh": (np.float32, (len(self.t_us), 4)),
             "confidence": (np.float32, (len(self.t_us),)),
         }
+        optional = {"area": np.float32, "is_crowd": np.bool_}
+        columns |= {n: (kind, (len(self.t_us),)) for n, kind in optional.items() if getattr(self, n) is not None}
         for name, (dtype, shape) in columns.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
@@ -86,7 +94,29 @@ class Labels:
 
     def __getitem__(self, rows: slice | npt.NDArray[Any]) -> Labels:
         """Return the chosen rows (a view for a slice)."""
-        return Labels(self.t_us[rows], self.xywh[rows], self.class_id[rows], self.track_id[rows], self.confidence[rows])
+        return Labels(
+            self.t_us[rows],
+            self.xywh[rows],
+            self.class_id[rows],
+            self.track_id[rows],
+            self.confidence[rows],
+            None if self.area is None else self.area[rows],
+            None if self.is_crowd is None else self.is_crowd[rows],
+        )
+
+    @property
+    def areas(self) -> npt.NDArray[np.float64]:
+        """Return the area of each object in square pixels [M], that of its box where its own is not known."""
+        if self.area is not None:
+            return self.area.astype(np.float64)
+        sides = self.xywh[:, 2:].astype(np.float64)
+        area: npt.NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+        return area
+
+    @property
+    def crowds(self) -> npt.NDArray[np.bool_]:
+        """Return which boxes are around many objects [M]."""
+        return np.zeros(len(self), bool) if self.is_crowd is None else self.is_crowd
 
     @staticmethod
     def empty() -> Labels:
@@ -99,12 +129,16 @@ class Labels:
         """Return the rows of `parts`, one after the other."""
         if not parts:
             return Labels.empty()
+        with_area = any(part.area is not None for part in parts)
+        with_crowds = any(part.is_crowd is not None for part in parts)
         return Labels(
             np.concatenate([part.t_us for part in parts]),
             np.concatenate([part.xywh for part in parts]),
             np.concatenate([part.class_id for part in parts]),
             np.concatenate([part.track_id for part in parts]),
             np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.areas for part in parts]).astype(np.float32) if with_area else None,
+            np.concatenate([part.crowds for part in parts]) if with_crowds else None,
         )
 
 

@@ -26,7 +26,8 @@ def draw_placing(
     """Return a random placing and whether the input is flipped left to right: EAS-SNN's training augmentation.
 
     The image's proportions change by a / b with both within 1 +- `jitter`, its longer side is drawn from `scale` times
-    the input's, and it lies anywhere. The order of the draws is part of the definition.
+    the input's, and it lies anywhere. The order of the draws is part of the definition. Where an input is not square
+    and the image would not fit, it becomes as large as it can be.
 
     Args:
         uniform: returns the next number of [0, 1).
@@ -44,6 +45,10 @@ def draw_placing(
     else:
         width = int(share * target.width)
         height = int(width / ratio)
+    if height > target.height:  # never in the square inputs that it was published for
+        height, width = target.height, int(target.height * ratio)
+    if width > target.width:
+        height, width = int(target.width / ratio), target.width
     left, top = int(between(0, target.width - width)), int(between(0, target.height - height))
     flipped = uniform() < 0.5
     scaled = SensorSize(max(1, height), max(1, width))
@@ -56,12 +61,17 @@ def place_image(image: Tensor, placing: Letterbox, *, flipped: bool = False) -> 
     return placed.flip(-1) if flipped else placed
 
 
-def place_boxes(xyxy: F64, placing: Letterbox, *, flipped: bool = False) -> tuple[F64, npt.NDArray[np.bool_]]:
-    """Return boxes xyxy [N, 4] of the source in whole pixels of the input, and which of them to keep.
+def place_boxes(
+    xyxy: F64, placing: Letterbox, *, flipped: bool = False, exact: bool = False
+) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """Return boxes xyxy [N, 4] of the source in pixels of the input, and which of them to keep.
 
     They are cut to the input, and kept if more than 1 px wide and high, as EAS-SNN does it.
+
+    Args:
+        exact: keep fractions of pixels, which EAS-SNN drops before and after boxes are enlarged.
     """
-    placed = np.trunc(placing.boxes_to_input(xyxy))
+    placed = placing.boxes_to_input(xyxy) if exact else np.trunc(placing.boxes_to_input(np.trunc(xyxy)))
     if flipped:
         placed[:, [0, 2]] = placing.target.width - placed[:, [2, 0]]
     placed = placed.clip(0, np.array([placing.target.width, placing.target.height] * 2, np.float64))

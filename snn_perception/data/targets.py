@@ -47,3 +47,23 @@ def window_targets(
     xyxy = xyxy.clip(0, np.array([size.width, size.height] * 2, np.float32))
     solid = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     return Targets(xyxy[solid], np.asarray(class_id, np.int64)[kept][solid], window_t_us)
+
+
+def time_targets(
+    xywh: npt.NDArray[np.floating], class_id: npt.NDArray[np.integer], size: SensorSize | None, *, t_us: int = 0
+) -> Targets:
+    """Return the targets of one label time: every box, in its order.
+
+    Args:
+        xywh: [M, 4] left, top, width and height in pixels. class_id: [M].
+        size: of the image that boxes are cut to, those of which nothing is left dropped; None leaves them as they are.
+        t_us: time that the targets state.
+    """
+    xyxy = np.asarray(xywh, np.float32).copy()
+    xyxy[:, 2:] += xyxy[:, :2]
+    classes = np.asarray(class_id, np.int64)
+    if size is None:
+        return Targets(xyxy, classes, t_us)
+    xyxy = xyxy.clip(0, np.array([size.width, size.height] * 2, np.float32))
+    solid = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
+    return Targets(xyxy[solid], classes[solid], t_us)

@@ -30,6 +30,7 @@ _WORDS = {
     "window_us": "window in us",
     "frames": "which frames are scored",
     "clips_boxes": "boxes cut to the image",
+    "trapezoid": "AP of the YOLO family's validators",
     "data": "data set",
     "split": "split",
     "recordings": "recordings",

@@ -13,6 +13,7 @@ from snn_perception.evaluation.grouping import Frames, group
 from snn_perception.evaluation.matching import AREAS, Accumulated, Mask, accumulate, match
 from snn_perception.evaluation.protocol import Protocol
 from snn_perception.evaluation.results import STATS, RecordingResult, Scores, SubsetScores
+from snn_perception.evaluation.trapezoid import trapezoid_scores
 from snn_perception.types import SensorSize
 
 __all__ = ["STATS", "RecordingResult", "Scores", "SubsetScores", "coco_scores"]
@@ -57,7 +58,7 @@ def coco_scores(
         stats=_stats(by_class, limits),
         per_class={name: _of_class(scored["all", full]) for name, scored in zip(classes, by_class, strict=True)},
         images=frames.images,
-        ground_truths=len(frames.truth),
+        ground_truths=int((~frames.truth.crowd).sum()),
         detections=frames.compared,
         truths_kept=frames.truths_kept,
         detections_kept=frames.detections_kept,
@@ -67,6 +68,7 @@ def coco_scores(
         silent=silent,
         curves={name: curve for name, curve in curves.items() if curve is not None},
         confusion=confusion(frames, classes, confusion_score),
+        trapezoid=trapezoid_scores(frames.truth, frames.found, len(classes)) if protocol.trapezoid else None,
     )
 
 

@@ -81,8 +81,11 @@ def confusion(frames: Frames, classes: Sequence[str], min_score: float, min_iou:
     found = found[np.lexsort((-found.score, found.image))]  # best first in each image, whatever the class
     owner = match(truth, found, thresholds=np.array([min_iou]))[0].truth_row[0]
     background = len(classes)
+    inside = owner >= 0
+    outside_crowds = ~(inside & truth.crowd[owner]) if len(truth) else ~inside
+    found, owner = found[outside_crowds], owner[outside_crowds]
     said = np.where(owner >= 0, truth.class_id[owner] if len(truth) else background, background)
-    missed = np.ones(len(truth), bool)
+    missed = ~truth.crowd
     missed[owner[owner >= 0]] = False
     counts = np.zeros((background + 1, background + 1), np.int64)
     np.add.at(counts, (said, found.class_id), 1)

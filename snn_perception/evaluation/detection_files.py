@@ -36,9 +36,9 @@ def write_outcome(path: Path, outcome: RecordingOutcome) -> None:
     xyxy = np.concatenate([outcome.xywh[:, :2], outcome.xywh[:, :2] + outcome.xywh[:, 2:]], axis=1)
     with whole_file(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
         rows = zip(outcome.set_end_us.tolist(), outcome.set_events.tolist(), *bounds.tolist(), strict=True)
-        for end_us, events, begin, end in rows:
+        for number, (end_us, events, begin, end) in enumerate(rows):
             line = {
-                "window": end_us // outcome.stride_us - 1,
+                "window": number if outcome.at_labels else end_us // outcome.stride_us - 1,
                 "t_start_us": end_us - outcome.window_us,
                 "t_end_us": end_us,
                 "events": events,

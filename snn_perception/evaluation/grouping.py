@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snn_perception.data.label_filters import kept_by
-from snn_perception.data.labels import Labels
+from snn_perception.data.labels import NOTHING, Labels
 from snn_perception.evaluation.protocol import Protocol
 from snn_perception.types import F32, I64, SensorSize
 
@@ -30,6 +30,8 @@ class Boxes:
         image: int64 [N], not decreasing. xywh: float32 [N, 4] in pixels of the labels. class_id: int64 [N].
         score: float32 [N]; of ground truth 1.
         silent: bool [N]; of ground truth that emits no events. All false where that is not known.
+        area: float64 [N], square pixels, of the object where that is known.
+        crowd: bool [N], ground truth that is an ignore region.
     """
 
     image: I64
@@ -37,13 +39,28 @@ class Boxes:
     class_id: I64
     score: F32
     silent: npt.NDArray[np.bool_]
+    area: npt.NDArray[np.float64]
+    crowd: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, rows: slice | npt.NDArray[Any]) -> Boxes:
         """Return the chosen rows."""
-        return Boxes(self.image[rows], self.xywh[rows], self.class_id[rows], self.score[rows], self.silent[rows])
+        return Boxes(*(getattr(self, name)[rows] for name in Boxes.__dataclass_fields__))
+
+    @staticmethod
+    def of(
+        image: I64,
+        labels: Labels,
+        *,
+        score: F32 | None = None,
+        silent: npt.NDArray[np.bool_] | None = None,
+    ) -> Boxes:
+        """Return labels as boxes of these images [N], by default with the score 1."""
+        score = np.ones(len(image), np.float32) if score is None else score
+        silent = np.zeros(len(image), bool) if silent is None else silent
+        return Boxes(image, labels.xywh, labels.class_id, score, silent, labels.areas, labels.crowds)
 
     @staticmethod
     def concatenate(parts: Sequence[Boxes]) -> Boxes:
@@ -100,21 +117,22 @@ def _group_one(result: RecordingResult, classes: int, size: SensorSize, protocol
     kept = kept_by(truth, protocol.filter)
     labelled, chosen = _images(truth, kept, protocol)
     begin, end = _reach(labelled, found.t_us, protocol)
-    is_empty = ~np.isin(labelled, _keys(truth.t_us[kept], protocol))
+    real = kept & (truth.class_id != NOTHING)
+    is_empty = ~np.isin(labelled, _keys(truth.t_us[real], protocol))
     scored = np.isin(labelled, chosen)
 
     key = _keys(truth.t_us, protocol)
     known = kept & (truth.class_id >= 0) & (truth.class_id < classes)
     image = np.searchsorted(chosen, key[known])
-    boxes = Boxes(image, truth.xywh[known], truth.class_id[known], np.ones(len(image), np.float32), silent[known])
+    boxes = Boxes.of(image, truth[known], silent=silent[known])
     rows, image = _spread(begin[scored], end[scored])
-    near = Boxes(image, found.xywh[rows], found.class_id[rows], found.confidence[rows], np.zeros(len(rows), bool))
+    near = Boxes.of(image, found[rows], score=found.confidence[rows])
     return Frames(
         images=len(chosen),
         truth=boxes,
         found=_best(near, protocol.max_detections),
         compared=len(rows),
-        truths_kept=int(kept.sum()),
+        truths_kept=int(real.sum()),
         detections_kept=len(found),
         empty=int(is_empty.sum()),
         found_in_empty=int((end - begin)[is_empty].sum()),
@@ -146,18 +164,16 @@ def ignored_boxes(
             kept = kept_by(left, test)
             counts[reason] += int((~kept).sum())
             left = left[kept]
-        counts["class not evaluated"] += int(((left.class_id < 0) | (left.class_id >= classes)).sum())
+        foreign = (left.class_id < 0) | (left.class_id >= classes)
+        counts["class not evaluated"] += int((foreign & (left.class_id != NOTHING)).sum())
+        crowds = int((left.crowds & ~foreign).sum())
+        if crowds:
+            counts["around many objects"] = counts.get("around many objects", 0) + crowds
     return counts
 
 
 def _no_frames() -> Frames:
-    none = Boxes(
-        np.empty(0, np.int64),
-        np.empty((0, 4), np.float32),
-        np.empty(0, np.int64),
-        np.empty(0, np.float32),
-        np.empty(0, bool),
-    )
+    none = Boxes.of(np.empty(0, np.int64), Labels.empty())
     return Frames(0, none, none, 0, 0, 0, 0, 0)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from snn_perception.data.dataset import LabelledRecording
 from snn_perception.detector import Detector
 from snn_perception.evaluation.activity import ActivityMeter
+from snn_perception.evaluation.images import ImageLooker
 from snn_perception.evaluation.outcome import RecordingOutcome
 from snn_perception.evaluation.stepping import RowStepper
 from snn_perception.evaluation.walk import RecordingWalk, WalkOptions
@@ -43,6 +44,9 @@ class Job:
 
     def run(self, units: Sequence[LabelledRecording], progress: Progress) -> Iterator[tuple[int, RecordingOutcome]]:
         """Yield the number and outcome of each recording as it is done, several side by side in one batch."""
+        if units and units[0].is_image:
+            yield from self._run_images(units, progress)
+            return
         waiting = iter(enumerate(units))
         active: list[tuple[int, RecordingWalk]] = []
         with ExitStack() as stack:
@@ -76,8 +80,19 @@ class Job:
             progress.finish()
             yield number, outcome
 
+    def _run_images(
+        self, units: Sequence[LabelledRecording], progress: Progress
+    ) -> Iterator[tuple[int, RecordingOutcome]]:
+        with ExitStack() as stack:
+            meter = stack.enter_context(ActivityMeter(self.detector)) if self.measure else None
+            looker = ImageLooker(self.detector, self.registry, self.options, self.score_threshold, meter)
+            for first in range(0, len(units), self.rows):
+                for number, outcome in enumerate(looker.look(units[first : first + self.rows]), first):
+                    progress.finish()
+                    yield number, outcome
+
     def _walk(self, recording: LabelledRecording) -> RecordingWalk:
-        return RecordingWalk(recording, self.registry, self.detector.spec, self.options)
+        return RecordingWalk(recording, self.registry, self.detector, self.options)
 
 
 def _advance(stepper: RowStepper, walks: Sequence[RecordingWalk], windows: Sequence[Any]) -> None:

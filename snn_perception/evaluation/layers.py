@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_perception.fold import Foldable
+from snn_perception.fold import Foldable, Fusable
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -78,6 +78,9 @@ def _collect(module: nn.Module, name: str, found: dict[str, WeightedLayer], know
     known.add(module)
     if isinstance(module, WEIGHTED):
         found[name] = WeightedLayer(module, module)
+        return
+    if isinstance(module, Fusable):
+        found[name] = WeightedLayer(module, module.fused())
         return
     if isinstance(module, Foldable) and isinstance(folded := module.folded(), WEIGHTED):
         found[name] = WeightedLayer(module, folded)

@@ -63,10 +63,11 @@ def match(
 
     Args:
         truth: boxes in the order of their images. found: the same, in each image best first.
-        ignored: bool [M], boxes that are COCO ignore regions: what lies mostly inside one counts neither way.
+        ignored: bool [M], boxes that are COCO ignore regions besides crowds: what lies mostly inside one counts neither
+            way.
     """
-    ignored = np.zeros(len(truth), bool) if ignored is None else ignored
-    truth_area, found_area = _area(truth), _area(found)
+    ignored = truth.crowd if ignored is None else ignored | truth.crowd
+    truth_area, found_area = truth.area, found.area
     matches = []
     for low, high in areas:
         row = np.full((len(thresholds), len(found)), -1, np.int32)
@@ -82,12 +83,6 @@ def match(
             matches,
         )
     return matches
-
-
-def _area(boxes: Boxes) -> F64:
-    sides = boxes.xywh[:, 2:].astype(np.float64)
-    area: F64 = sides[:, 0] * sides[:, 1]
-    return area
 
 
 def _shared_images(truth: I64, found: I64) -> list[tuple[slice, slice]]:

@@ -37,21 +37,20 @@ def best_operating_point(
 ) -> OperatingPoint:
     """Return the threshold with the highest F1; of equal ones the highest."""
     frames = group(results, classes, size, protocol)
-    scores, hits = [], []
+    scores, hits, positives = [], [], int((~frames.truth.crowd).sum())
     for number in range(classes):
         truth = frames.truth[frames.truth.class_id == number]
         found = frames.found[frames.found.class_id == number]
         seen = match(truth, found, thresholds=np.array([MIN_IOU]))[0]
-        scores.append(found.score)
-        hits.append(seen.truth_row[0] >= 0)
+        counts = ~seen.ignored[0]
+        scores.append(found.score[counts])
+        hits.append(seen.truth_row[0, counts] >= 0)
     score, hit = np.concatenate(scores), np.concatenate(hits)
     if not hit.any():
         return OperatingPoint(FALLBACK_SCORE, 0.0, 0.0, 0.0)
     order = np.argsort(-score, kind="stable")
     score, right = score[order], np.cumsum(hit[order])
-    f1 = 2 * right / (np.arange(1, len(score) + 1) + len(frames.truth))
+    f1 = 2 * right / (np.arange(1, len(score) + 1) + positives)
     last_of_its_score = np.append(score[1:] != score[:-1], True)
     at = int(np.argmax(np.where(last_of_its_score, f1, -1.0)))
-    return OperatingPoint(
-        float(score[at]), float(right[at] / (at + 1)), float(right[at] / len(frames.truth)), float(f1[at])
-    )
+    return OperatingPoint(float(score[at]), float(right[at] / (at + 1)), float(right[at] / positives), float(f1[at]))

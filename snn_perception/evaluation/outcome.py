@@ -17,7 +17,7 @@ from snn_perception.evaluation.protocol import Protocol
 from snn_perception.evaluation.results import RecordingResult
 from snn_perception.types import F32, I64
 
-_LABEL_COLUMNS = ("t_us", "xywh", "class_id", "track_id", "confidence")
+_LABEL_COLUMNS = ("t_us", "xywh", "class_id", "track_id", "confidence", "area", "is_crowd")
 _COLUMNS = ("set_end_us", "set_events", "end_us", "xywh", "score", "class_id")
 
 
@@ -31,6 +31,7 @@ class RecordingOutcome:
         silent: bool [M], which of them are of objects that emit no events; None where nobody asked.
         stride_us: from one window end to the next; the window of time t ends at ``(t // stride_us + 1) * stride_us``.
         window_us: length of a window.
+        at_labels: windows are not on this grid but belong to one label time each, which stands for their end.
         set_end_us: int64 [K], ends of the windows that were looked at, also of those in which nothing was seen.
         set_events: int64 [K], how many events they hold.
         end_us: int64 [N], for each detection the end of its window, ascending.
@@ -52,6 +53,7 @@ class RecordingOutcome:
     xywh: F32
     score: F32
     class_id: I64
+    at_labels: bool = False
     windows: int = 0
     labelled_windows: int = 0
     events: int = 0
@@ -70,7 +72,7 @@ class RecordingOutcome:
         if protocol.matching == "window" and len(times):
             number = times // protocol.window_us
             times = times[np.append(number[1:] != number[:-1], True)]
-        ends = (times // self.stride_us + 1) * self.stride_us
+        ends = self.ends_of(times)
         begin, end = (np.searchsorted(self.end_us, ends, side) for side in ("left", "right"))
         counts = end - begin
         rows = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
@@ -84,13 +86,28 @@ class RecordingOutcome:
             self.silent,
         )
 
+    def ends_of(self, t_us: I64) -> I64:
+        """Return the ends of the windows of label times [N], in the order of the times."""
+        return t_us if self.at_labels else window_ends(t_us, self.stride_us)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; columns are packed."""
         packed = {name: _pack(getattr(self, name)) for name in _COLUMNS}
-        packed |= {f"truth.{name}": _pack(getattr(self.truth, name)) for name in _LABEL_COLUMNS}
+        truth = {name: getattr(self.truth, name) for name in _LABEL_COLUMNS}
+        packed |= {f"truth.{name}": _pack(column) for name, column in truth.items() if column is not None}
         if self.silent is not None:
             packed["silent"] = _pack(self.silent)
-        plain = ("name", "stride_us", "window_us", "windows", "labelled_windows", "events", "resets", "duration_us")
+        plain = (
+            "name",
+            "stride_us",
+            "window_us",
+            "at_labels",
+            "windows",
+            "labelled_windows",
+            "events",
+            "resets",
+            "duration_us",
+        )
         return {
             **{name: getattr(self, name) for name in plain},
             "columns": packed,
@@ -108,13 +125,23 @@ class RecordingOutcome:
         columns: dict[str, Any] = {name: _unpack(packed) for name, packed in values["columns"].items()}
         plain: dict[str, Any] = {name: values[name] for name in values if name not in ("columns", "activity", "notes")}
         return RecordingOutcome(
-            truth=Labels(**{name: columns[f"truth.{name}"] for name in _LABEL_COLUMNS}),
+            truth=Labels(**{name: columns[key] for name in _LABEL_COLUMNS if (key := f"truth.{name}") in columns}),
             silent=columns.get("silent"),
             **{name: columns[name] for name in _COLUMNS},
             **plain,
             activity=Activity.from_dict(values["activity"]),
             notes=tuple(values["notes"]),
         )
+
+
+def window_ends(t_us: I64, stride_us: int) -> I64:
+    """Return the ends of the windows on the grid that times [N] lie in."""
+    return (t_us // stride_us + 1) * stride_us
+
+
+def set_ends(t_us: I64, stride_us: int, *, at_labels: bool) -> I64:
+    """Return the ends of all windows that label times fall into, ascending; label times themselves if `at_labels`."""
+    return np.unique(t_us[t_us >= 0] if at_labels else window_ends(t_us, stride_us))
 
 
 def _pack(array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from snn_perception.registry import Registry
 from snn_perception.runtime.render import THEMES, BoxPen, Colour, class_name, draw_counts, font, pillow_of
 from snn_perception.runtime.sheet import shortened
 from snn_perception.runtime.snapshots import shrink
-from snn_perception.types import F32, EventArray, SensorSize
+from snn_perception.types import F32, U8, EventArray, SensorSize
 from snn_perception.whole_file import cannot_write, whole_file
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ _THEME = THEMES["dark"]
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """A sample frame and the events of its window."""
+    """A sample frame and the events of its window, or the image where that is what the model sees."""
 
     frame: SampleFrame
     recording: str
     events: EventArray
+    image: U8 | None = None
 
 
 def shots_of(
@@ -54,6 +55,13 @@ def shots_of(
     for kind, frames in picked.items():
         for frame in frames:
             recording = recordings[frame.recording]
+            if recording.is_sequence:  # its events are gone
+                continue
+            if recording.is_image:
+                image = recording.image()
+                nothing = EventArray.empty(SensorSize(*image.shape[:2]))
+                shots.setdefault(kind, []).append(Shot(frame, recording.name, nothing, image))
+                continue
             events = events_between(recording.open(registry), registry, frame.end_us - window_us, frame.end_us)
             shots.setdefault(kind, []).append(Shot(frame, recording.name, events))
     return shots
@@ -89,7 +97,7 @@ def draw_samples(shots: Mapping[str, Sequence[Shot]], classes: Sequence[str], *,
     top = _MARGIN_PX + 2 * _BAND_PX + 6
     canvas = np.full((top + len(shots) * row_height + _MARGIN_PX, width, 3), _THEME.band, np.uint8)
     image, pen = pillow_of(canvas)
-    _head(pen, title, min_score, width)
+    _head(pen, title, min_score, width, of_events=any(shot.image is None for row in shots.values() for shot in row))
     for row, (kind, line) in enumerate(shots.items()):
         y = top + row * row_height
         pen.text((_MARGIN_PX, y), HEADINGS.get(kind, kind), fill=_THEME.text, font=font(_TEXT_PX + 2))
@@ -97,17 +105,17 @@ def draw_samples(shots: Mapping[str, Sequence[Shot]], classes: Sequence[str], *,
             x = _MARGIN_PX + column * (tile[0] + _GAP_PX)
             text = shortened(pen, _caption(shot), _TEXT_PX, tile[0])
             pen.text((x, y + _BAND_PX), text, fill=_THEME.text, font=font(_TEXT_PX))
-            image.paste(_tile(shot, tile, classes), (x, y + 2 * _BAND_PX))
+            fitted = tile if shot.image is None else _fitted(shot.events.size, tile)
+            image.paste(_tile(shot, fitted, classes), (x, y + 2 * _BAND_PX))
     return image
 
 
-def _head(pen: ImageDraw, title: str, min_score: float, width: int) -> None:
+def _head(pen: ImageDraw, title: str, min_score: float, width: int, *, of_events: bool) -> None:
     text = shortened(pen, title, _TEXT_PX + 4, width - 2 * _MARGIN_PX)
     pen.text((_MARGIN_PX, _MARGIN_PX - 4), text, fill=_THEME.text, font=font(_TEXT_PX + 4))
     x, y = _MARGIN_PX, _MARGIN_PX + _BAND_PX
     for colour, text in (
-        (_THEME.on, "brighter"),
-        (_THEME.off, "darker"),
+        *([(_THEME.on, "brighter"), (_THEME.off, "darker")] if of_events else []),
         (_THEME.text, "corners: label, found"),
         (_MISSED, "corners: label, missed"),
         (_THEME.classes[0], f"box: detection with a score of at least {min_score:.2f}"),
@@ -121,7 +129,8 @@ def _caption(shot: Shot) -> str:
     frame = shot.frame
     found, said = int(frame.found.sum()), len(frame.hit)
     false = said - int(frame.hit.sum())
-    return f"{frame.t_us / 1e6:.2f} s   {found} of {len(frame.found)} found   {false} false   {shot.recording}"
+    time = f"{frame.t_us / 1e6:.2f} s   " if shot.image is None else ""
+    return f"{time}{found} of {len(frame.found)} found   {false} false   {shot.recording}"
 
 
 def _tile_size(size: SensorSize) -> tuple[int, int]:
@@ -132,12 +141,15 @@ def _tile_size(size: SensorSize) -> tuple[int, int]:
     return size.width * scale, size.height * scale
 
 
+def _fitted(size: SensorSize, tile: tuple[int, int]) -> tuple[int, int]:
+    """Return width and height of an image as large as it fits into a tile."""
+    share = min(tile[0] / size.width, tile[1] / size.height)
+    return max(1, round(size.width * share)), max(1, round(size.height * share))
+
+
 def _tile(shot: Shot, tile: tuple[int, int], classes: Sequence[str]) -> Any:
     size, frame = shot.events.size, shot.frame
-    counts = shrink(_counts(shot.events), (min(size.height, tile[1]), min(size.width, tile[0])))
-    picture = draw_counts(counts[1], counts[0], _THEME)
-    scale = tile[0] // picture.shape[1]
-    image, pen = pillow_of(np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1))
+    image, pen = pillow_of(_picture(shot, tile))
     to_tile = np.array([tile[0] / size.width, tile[1] / size.height] * 2, np.float32)
     boxes = BoxPen(pen, _THEME, _TEXT_PX - 1, width=tile[0], height=tile[1])
     said = list(zip(frame.xyxy * to_tile, frame.score, frame.class_id.tolist(), frame.hit.tolist(), strict=True))[::-1]
@@ -152,6 +164,17 @@ def _tile(shot: Shot, tile: tuple[int, int], classes: Sequence[str]) -> Any:
     for xyxy, score, class_id, hit in said:
         boxes.label(xyxy, class_id, f"{class_name(classes, class_id)} {score:.2f}{'' if hit else ' false'}")
     return image
+
+
+def _picture(shot: Shot, tile: tuple[int, int]) -> U8:
+    """Return what is under the boxes, uint8 [H, W, 3] of the tile's size."""
+    if shot.image is not None:
+        return np.asarray(pillow_of(shot.image)[0].resize(tile))
+    size = shot.events.size
+    counts = shrink(_counts(shot.events), (min(size.height, tile[1]), min(size.width, tile[0])))
+    picture = draw_counts(counts[1], counts[0], _THEME)
+    scale = tile[0] // picture.shape[1]
+    return np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
 
 
 def _counts(events: EventArray) -> Any:

@@ -38,6 +38,7 @@ class Protocol:
         frames: the scored times are those of the labels that pass the filter (``after_filter``), or of all labels later
             than `skip_us`, so that false positives also count where every label was filtered out (``before_filter``).
         clips_boxes: boxes are cut to the image before they are filtered, and those of which nothing is left go.
+        trapezoid: give the AP of the YOLO family's own validators too (`evaluation.trapezoid`).
 
     Raises:
         SnnPerceptionError: for a value out of range.
@@ -54,6 +55,7 @@ class Protocol:
     window_us: int = 50_000
     frames: FrameChoice = "after_filter"
     clips_boxes: bool = False
+    trapezoid: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("min_diagonal_px", 0), ("min_side_px", 0), ("tolerance_us", 0), ("max_detections", 1)):
@@ -86,6 +88,7 @@ class Protocol:
             **meeting,
             "frames": self.frames,
             "clips_boxes": self.clips_boxes,
+            **({"trapezoid": True} if self.trapezoid else {}),
         }
 
     @property
@@ -115,6 +118,15 @@ PROTOCOLS: dict[str, Protocol] = {
         _from_filter("toolbox"),
         _from_filter("toolbox_one_mpx"),
         _from_filter("none", "every label, within 50 ms"),
+        Protocol("coco", "COCO's own: every image, crowds ignored", tolerance_us=0, frames="before_filter"),
+        Protocol(
+            "yolo",
+            "the YOLO family's validators: every label, 300 detections",
+            tolerance_us=0,
+            frames="before_filter",
+            max_detections=300,
+            trapezoid=True,
+        ),
     )
 }
 

@@ -110,6 +110,7 @@ class Scores:
         moving, silent: scores over objects that emit events and that do not; None unless all results tell.
         curves: class name -> precision over recall.
         confusion: which class was taken for which.
+        trapezoid: AP and AP50 as the YOLO family's own validators have them; None where the protocol does not ask.
     """
 
     stats: Mapping[str, float]
@@ -125,6 +126,7 @@ class Scores:
     silent: SubsetScores | None
     curves: Mapping[str, Curve]
     confusion: Confusion
+    trapezoid: Mapping[str, float] | None = None
 
     def __getitem__(self, stat: str) -> float:
         """Return one of the twelve figures."""
@@ -148,4 +150,5 @@ class Scores:
         plain["per_class"] = {name: dict(values) for name, values in self.per_class.items()}
         plain["curves"] = {name: curve.as_dict() for name, curve in self.curves.items()}
         plain["confusion"] = self.confusion.as_dict()
+        plain["trapezoid"] = None if self.trapezoid is None else dict(self.trapezoid)
         return plain

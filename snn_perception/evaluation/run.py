@@ -16,6 +16,8 @@ import numpy as np
 
 from snn_perception import __version__
 from snn_perception.data.dataset import Dataset, LabelledRecording
+from snn_perception.data.labels import NOTHING
+from snn_perception.data.window_rule import GRID, WindowRule
 from snn_perception.detector import Detector
 from snn_perception.errors import EventDataError
 from snn_perception.evaluation.activity import Activity, merged
@@ -92,6 +94,7 @@ def evaluate_detector(
     ledger: Ledger | None = None,
     on_progress: OnProgress | None = None,
     share: Share | None = None,
+    rule: WindowRule = GRID,
 ) -> Evaluation:
     """Return the scores of a detector over a data set; the detector and its modes are left as they were.
 
@@ -110,13 +113,16 @@ def evaluate_detector(
         ledger: keeps the outcome of each recording, and gives it back to a later run with the same inputs.
         on_progress: called with the recordings done, parts of one included, and their number.
         share: this process's part of the work; every process gets the scores of all recordings.
+        rule: how windows are cut; anything but the grid needs a model that starts every window from rest.
 
     Raises:
+        SpecError: for a rule that does not fit the model.
         EventDataError: if the set is of samples without boxes, a recording cannot be read, there are no labels, or the
             data set and the model have no class in common.
     """
+    rule.check_policy(detector.spec.state_policy)
     recordings = _recordings_of(dataset, limit)
-    classes, options = _options(detector, dataset, max_windows, all_windows, silent)
+    classes, options = _options(detector, dataset, max_windows, all_windows, silent, rule)
     job = Job(detector, registry, options, score_threshold, rows, measure)
     known, keys = _known_outcomes(ledger, recordings, job, (device or str(detector.device)).partition(":")[0])
     reused = len(known)
@@ -158,7 +164,7 @@ def score_outcomes(
     Raises:
         EventDataError: if there are no labels in any.
     """
-    if not any(len(outcome.truth) for outcome in outcomes):
+    if not any((outcome.truth.class_id != NOTHING).any() for outcome in outcomes):
         raise EventDataError(
             f"no labels of {', '.join(classes)} in {len(outcomes)} recording(s) ({_some(outcomes)}): there is nothing "
             "to compare detections with; see 'inspect RECORDING' for what its label file holds"
@@ -207,11 +213,11 @@ def _recordings_of(dataset: Dataset, limit: int | None) -> list[LabelledRecordin
 
 
 def _options(
-    detector: Detector, dataset: Dataset, max_windows: int | None, all_windows: bool, silent: bool
+    detector: Detector, dataset: Dataset, max_windows: int | None, all_windows: bool, silent: bool, rule: WindowRule
 ) -> tuple[tuple[str, ...], WalkOptions]:
     """Return the classes that are evaluated, by name, and how recordings are walked."""
     classes, truth_classes, found_classes = shared_classes(detector.spec.classes, dataset)
-    return classes, WalkOptions(truth_classes, found_classes, max_windows, all_windows, silent)
+    return classes, WalkOptions(truth_classes, found_classes, max_windows, all_windows, silent, rule)
 
 
 def shared_classes(theirs: Sequence[str], dataset: Dataset) -> tuple[tuple[str, ...], dict[int, int], dict[int, int]]:

@@ -115,7 +115,7 @@ def _frames(outcomes: Sequence[RecordingOutcome], protocol: Protocol, min_score:
             result.t_us[first:last], result.xywh[first:last], result.class_id[first:last], np.arange(len(score)), score
         )
         found = found[kept_by(found, protocol.filter) & (score >= np.float32(min_score))]
-        end_us = (t_us // outcome.stride_us + 1) * outcome.stride_us
+        end_us = int(outcome.ends_of(np.array([t_us], np.int64))[0])
         frames.append(_frame(number, t_us, end_us, truth[kept], silent[kept], found))
     return frames
 

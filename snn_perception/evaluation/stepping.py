@@ -11,8 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from snn_perception.data.stored import StoredWindow, represented
 from snn_perception.detector import Detector
+from snn_perception.errors import SpecError
 from snn_perception.evaluation.activity import Activity, ActivityMeter
 from snn_perception.events.geometry import InputMapping
 from snn_perception.events.window_source import DEFAULT_MAX_GAP_US
@@ -43,9 +46,12 @@ class RowStepper:
 
         Detections are None for rows that are not `wanted`; boxes are xyxy in pixels of the window's sensor. Without a
         meter the activities are empty.
+
+        Raises:
+            SpecError: for a classifier, which finds no boxes.
         """
         follows = [self._follows(window, stream) for window, stream in zip(windows, streams, strict=True)]
-        x = [self.detector.represent(self._mapping(w.events.size).events(w)) for w in windows]
+        x = [self._input(window) for window in windows]
         before = [
             stream.model if how in (Continuity.FOLLOWS, Continuity.HELD) else None
             for stream, how in zip(streams, follows, strict=True)
@@ -54,6 +60,8 @@ class RowStepper:
             self._meter.expect(len(windows))
         single = len(windows) == 1
         raw, after = self.detector(x[0] if single else torch.cat(x, dim=1), before[0] if single else stack_rows(before))
+        if isinstance(raw, Tensor) and raw.ndim == 2:  # logits, not boxes
+            raise SpecError("boxes need a detector; this model tells the class of a whole sample: give it such samples")
         activities = self._meter.take() if self._meter is not None else [Activity()] * len(windows)
         found: list[Detections | None] = [None] * len(windows)
         if any(wanted):
@@ -63,6 +71,12 @@ class RowStepper:
         if self.spec.state_policy == "carry":
             carried = [after] if single else split_rows(after, len(windows))
         return found, list(map(_advanced, windows, streams, follows, carried)), activities
+
+    def _input(self, window: EventWindow) -> Tensor:
+        if isinstance(window, StoredWindow):
+            tensor = represented(self.detector.representation, window, self.detector.dtype)
+            return tensor.to(self.detector.device).unsqueeze(1)
+        return self.detector.represent(self._mapping(window.events.size).events(window))
 
     def _follows(self, window: EventWindow, stream: StreamState) -> Continuity:
         return continuity(window, stream, stride_us=self.spec.stride_us, max_gap_us=DEFAULT_MAX_GAP_US)

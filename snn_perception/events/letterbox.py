@@ -28,6 +28,8 @@ class Letterbox:
 
     Attributes:
         pad: value around the image.
+        one_factor: take boxes back by the smaller enlargement along both sides, as YOLOX does, although rounding makes
+            the sides' own differ by up to 0.05 %.
 
     Raises:
         ValueError: if the image does not fit, or ``none`` would have to change its size.
@@ -40,6 +42,7 @@ class Letterbox:
     top: int = 0
     pad: float = 0.0
     interpolation: Interpolation = "bilinear"
+    one_factor: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -72,7 +75,10 @@ class Letterbox:
 
     def boxes_to_source(self, xyxy: F32) -> F32:
         """Return boxes xyxy [N, 4] of the input in pixels of the source, cut to it."""
-        moved = (xyxy - np.array([self.left, self.top] * 2, np.float32)) / self._scale.astype(np.float32)
+        scale = self._scale
+        if self.one_factor:
+            scale[:] = min(self.target.width / self.source.width, self.target.height / self.source.height)
+        moved = (xyxy - np.array([self.left, self.top] * 2, np.float32)) / scale.astype(np.float32)
         limit = np.array([self.source.width, self.source.height] * 2, np.float32)
         clipped: F32 = np.clip(moved, 0, limit).astype(np.float32)
         return clipped
@@ -98,12 +104,14 @@ def fit_into(
     pad: float = 0.0,
     centred: bool = False,
     round_up: bool = False,
+    one_factor: bool = False,
 ) -> Letterbox:
     """Return the letterbox that enlarges (or shrinks) an image as far as it fits, keeping its proportions.
 
     Args:
         centred: put it in the middle (an odd rest goes below and to the right) in place of the top left corner.
         round_up: round the scaled sides up in place of down.
+        one_factor: as in `Letterbox`.
     """
     ratio = min(target.width / source.width, target.height / source.height)
     sides = [side * ratio for side in (source.height, source.width)]
@@ -111,7 +119,7 @@ def fit_into(
     scaled = SensorSize(max(1, height), max(1, width))
     left, top = ((target.width - width) // 2, (target.height - height) // 2) if centred else (0, 0)
     kind: Interpolation = "none" if scaled == source else interpolation
-    return Letterbox(source, target, scaled, left, top, pad, kind)
+    return Letterbox(source, target, scaled, left, top, pad, kind, one_factor)
 
 
 def padded(source: SensorSize, multiple: int) -> Letterbox:

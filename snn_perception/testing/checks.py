@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snn_perception.nn import NeuronFactory
 from snn_perception.state import named_leaves
 from snn_perception.testing.firing import FIRING_BAND, spiking_layers, wake
+from snn_perception.testing.images import check_image_representation
 from snn_perception.testing.inputs import event_window, sparse_input
 from snn_perception.testing.steps import check_precision, check_step, tensors
 from snn_perception.types import Detections, EventWindow, FeatureInfo, SensorSize, Targets
@@ -106,6 +107,9 @@ def check_representation(make: Callable[[SensorSize], Any], *, size: SensorSize 
         AssertionError: saying which part of the contract is broken.
     """
     represent = make(size)
+    if getattr(represent, "takes_images", False):
+        check_image_representation(represent, size)
+        return
     window, other = event_window(size, seed=1), event_window(size, seed=2)
     x = represent(window)
     target = getattr(represent, "output_size", size)

@@ -119,7 +119,7 @@ def wake(module: nn.Module, x: Tensor | Sequence[Any], *, windows: int = 3) -> d
         if all(low <= least and most <= high for least, most in extremes.values()):
             return {name: least for name, (least, _) in extremes.items()}
         for name, (least, most) in extremes.items():
-            if least < low or most > high:
+            if (least < low or most > high) and name in feeders:
                 feeders[name].mul_(2.0 if least < low else 0.7)
     rates = ", ".join(f"{name} {least:.2%}..{most:.2%}" for name, (least, most) in extremes.items())
     raise AssertionError(f"a spiking layer does not fire at {low:.0%} to {high:.0%} whatever its input's gain: {rates}")
@@ -146,8 +146,8 @@ def _feeders(module: nn.Module, x: Any, layers: Mapping[str, nn.Module]) -> dict
 
     def before(layer: nn.Module, args: Any) -> None:
         if layer in names:
-            assert last, f"{names[layer]}: nothing with a weight feeds this spiking layer, so it cannot be woken"
-            feeders[names[layer]] = last[-1]
+            if last:  # one that the input itself feeds has to fire as it is
+                feeders[names[layer]] = last[-1]
         elif isinstance(weight := getattr(layer, "weight", None), Tensor):
             last.append(weight)
 

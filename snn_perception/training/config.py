@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from snn_perception.data.image_changes import ImageChanges
+from snn_perception.data.window_rule import WindowRule
 from snn_perception.errors import SpecError
+from snn_perception.training.optimizer import OptimizerConfig
 
 MODES = ("lanes", "windows", "classification")
 UPDATES = ("window", "chunk")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "linear", "constant")
 AMP = ("off", "bf16", "fp16")
+PLACINGS = ("none", "whole_pixels", "exact")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class DataConfig:
         train: ``NAME:PATH`` of the data set. val: the same for validation; None takes `train`.
         train_split, val_split: names of the splits.
         filter: label filter of the training targets.
+        windows, lookback: how windows are cut, in training and validation: ``grid`` as live, ``label``, ``recording``
+            or ``recording_end`` (`data.window_rule.WindowRule`).
         limit, val_limit: use at most so many recordings.
         options: of the data set.
     """
@@ -50,9 +56,19 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "val"
     filter: str = "none"
+    windows: str = "grid"
+    lookback: bool = False
     limit: int | None = None
     val_limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _ = self.rule
+
+    @property
+    def rule(self) -> WindowRule:
+        """How windows are cut."""
+        return WindowRule(self.windows, self.lookback)
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,11 @@ class AugmentConfig:
         drop: largest share of events left out, uniform from 0.
         noise_hz: largest rate of added noise events per pixel, uniform from 0.
         min_box_share: boxes of which less than this share stays inside the image are dropped.
+        placing: where the image comes to lie in the network's input: ``none`` where the model puts it, or anywhere,
+            squeezed, smaller and flipped by chance (`data.placing.draw_placing`), with boxes in ``whole_pixels``, not
+            cut to the image before, as EAS-SNN has them, or ``exact``.
+        placing_jitter, placing_scale: of the proportions, and least length of the longer side, as a share of the
+            input's.
     """
 
     flip: float = 0.0
@@ -77,6 +98,9 @@ class AugmentConfig:
     drop: float = 0.0
     noise_hz: float = 0.0
     min_box_share: float = 0.3
+    placing: str = "none"
+    placing_jitter: float = 0.3
+    placing_scale: float = 0.4
 
     def __post_init__(self) -> None:
         for name in ("flip", "polarity_swap", "min_box_share"):
@@ -91,12 +115,21 @@ class AugmentConfig:
             "0.1 <= min <= max <= 10",
             (self.zoom_min, self.zoom_max),
         )
+        _require(self.placing in PLACINGS, "augment.placing", " or ".join(PLACINGS), self.placing)
+        _require(0 <= self.placing_jitter < 1, "augment.placing_jitter", "a share below 1", self.placing_jitter)
+        _require(0.05 <= self.placing_scale <= 1, "augment.placing_scale", "0.05..1", self.placing_scale)
         _require(0 <= self.noise_hz <= 1000, "augment.noise_hz", "0..1000 events per second and pixel", self.noise_hz)
 
     @property
     def is_off(self) -> bool:
         """Whether it changes nothing."""
-        return self == AugmentConfig(min_box_share=self.min_box_share)
+        return self.placing == "none" and not self.changes_events
+
+    @property
+    def changes_events(self) -> bool:
+        """Whether anything but the placing is switched on."""
+        own = ("min_box_share", "placing", "placing_jitter", "placing_scale")
+        return self != AugmentConfig(**{name: getattr(self, name) for name in own})
 
 
 @dataclass(frozen=True)
@@ -111,13 +144,19 @@ class TrainConfig:
         update: ``window`` updates after every window in which a row has labels; ``chunk`` once for `chunk_windows`
             windows, with the loss of all their labels.
         grad_windows: the gradient of a labelled window reaches back over at most so many windows before it.
-        lr, weight_decay, betas, eps: of AdamW. clip_norm: of the whole gradient; 0 does not clip.
-        schedule: of the learning rate over `epochs`, after `warmup_epochs` from 0; ``cosine`` ends at `min_lr`.
+        lr, weight_decay: of the optimizer. betas, eps: of AdamW. clip_norm: of the whole gradient; 0 does not clip.
+        optimizer: which one, and the rest of its settings.
+        schedule: of the learning rate over `epochs`, after `warmup_epochs` from 0; ``cosine`` and ``linear`` end at
+            `min_lr`.
         schedule_by: ``epoch`` changes it once an epoch (published), ``step`` at every update.
-        ema: decay of the exponential moving average of the weights, 0 for none; it is what is validated and saved.
+        ema: decay of the exponential moving average of weights and batch statistics, 0 for none; it is what is
+            validated and saved.
+        ema_ramp: updates n over which that decay grows, as ``ema (1 - exp(-n / ema_ramp))`` (YOLOX: 2000); with 0 it
+            is ``min(ema, (1 + n) / (10 + n))``.
         amp: autocast precision; membranes stay in float32.
         freeze: patterns of parameter names that do not learn, such as ``*.neuron.w``: the authors' code stops
             training its leaks after the first cut of the gradient.
+        augment: of events. images: of images, where the data set holds those.
         save_every_steps: windows between saves of the training state, besides those at the end of each epoch.
         prefetch: batches made ahead by a thread, 0 for none.
     """
@@ -133,15 +172,18 @@ class TrainConfig:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip_norm: float = 1.0
     schedule: str = "cosine"
     schedule_by: str = "epoch"
     min_lr: float = 0.0
     warmup_epochs: float = 0.0
     ema: float = 0.0
+    ema_ramp: float = 0.0
     amp: str = "off"
     freeze: tuple[str, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    images: ImageChanges = field(default_factory=ImageChanges)
     save_every_steps: int = 500
     prefetch: int = 2
 
@@ -159,6 +201,7 @@ class TrainConfig:
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "train.betas", "two in [0, 1)", self.betas
         )
         _require(0 <= self.ema < 1, "train.ema", "a decay in [0, 1)", self.ema)
+        _require(0 <= self.ema_ramp < math.inf, "train.ema_ramp", "at least 0 updates", self.ema_ramp)
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "freeze", tuple(self.freeze))
 

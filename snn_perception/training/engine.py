@@ -13,22 +13,46 @@ from torch import Tensor, nn
 from snn_perception.errors import SnnPerceptionError
 from snn_perception.training.config import TrainConfig
 from snn_perception.training.distributed import sum_gradients
+from snn_perception.training.optimizer import MEMORY, make_optimizer, set_rates
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
     """Return the learning rate after so many passes over the set, whole ones where `schedule_by` is ``epoch``.
 
-    Cosine: ``min + (lr - min) (1 + cos(pi e / epochs)) / 2`` (Loshchilov & Hutter, ICLR 2017, eq. 5, one period).
+    In the warm-up it is that of all parameters but biases.
     """
-    warmth = min(1.0, epochs_done / config.warmup_epochs) if config.warmup_epochs else 1.0
+    return scheduled_rate(config, epochs_done) * warmth(config, epochs_done)
+
+
+def warmth(config: TrainConfig, epochs_done: float) -> float:
+    """Return the share of the warm-up that is done."""
+    return min(1.0, epochs_done / config.warmup_epochs) if config.warmup_epochs else 1.0
+
+
+def scheduled_rate(config: TrainConfig, epochs_done: float) -> float:
+    """Return the learning rate as if there was no warm-up.
+
+    Cosine: ``min + (lr - min) (1 + cos(pi e / epochs)) / 2`` (Loshchilov & Hutter, ICLR 2017, eq. 5, one period).
+    Linear: ``min + (lr - min) (1 - e / epochs)``.
+    """
     if config.schedule == "constant":
-        return config.lr * warmth
+        return config.lr
     at = math.floor(epochs_done + 1e-9) if config.schedule_by == "epoch" else epochs_done
-    share = (1 + math.cos(math.pi * min(at / config.epochs, 1.0))) / 2
-    return warmth * (config.min_lr + (config.lr - config.min_lr) * share)
+    done = min(at / config.epochs, 1.0)
+    share = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.min_lr + (config.lr - config.min_lr) * share
+
+
+def average_decay(config: TrainConfig, updates: int) -> float:
+    """Return the decay of the moving average after so many updates, at least 1.
+
+    Early on it is less, so that the average forgets the first weights; with a ramp as in YOLOX.
+    """
+    if config.ema_ramp:
+        return config.ema * (1 - math.exp(-updates / config.ema_ramp))
+    return min(config.ema, (1 + updates) / (10 + updates))
 
 
 class Engine:
@@ -45,9 +69,16 @@ class Engine:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise SnnPerceptionError(f"train.freeze: {', '.join(config.freeze)} leaves nothing to train")
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            betas=config.betas,
+            eps=config.eps,
         )
+        self._gathered = 0  # batches whose gradients wait in `_waiting`, by the number of the parameter
+        self._waiting: dict[int, Tensor] = {}
         if config.amp == "fp16" and device.type != "cuda":
             raise SnnPerceptionError(f"train.amp: fp16 needs a GPU, not '{device}'; use bf16 or off")
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
@@ -60,17 +91,21 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.device.type, _DTYPES[self.config.amp])
 
-    def update(self, loss: Tensor, epochs_done: float) -> float:
+    def update(self, loss: Tensor, epochs_done: float) -> float | None:
         """Change the weights by the gradient of `loss`, summed over all processes; return its norm before clipping.
+
+        Where gradients of several batches add up, only the last of these changes the weights; before, it is None.
 
         Raises:
             SnnPerceptionError: if loss or gradient is not finite. The weights are then as they were.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, epochs_done)
+        config = self.config
+        set_rates(self.optimizer, config.optimizer, scheduled_rate(config, epochs_done), warmth(config, epochs_done))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         sum_gradients(self.parameters)  # before the scaler looks for overflow: all processes must see the same
+        if not self._is_gathered():
+            return None
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf))
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler passes over such steps by itself
@@ -86,6 +121,16 @@ class Engine:
             self._follow()
         return norm
 
+    def _is_gathered(self) -> bool:
+        """Add what waits to the gradients; return whether they are complete, or else let them wait."""
+        for i, parameter in enumerate(self.parameters):
+            if i in self._waiting:
+                own = parameter.grad
+                parameter.grad = self._waiting[i] if own is None else own + self._waiting[i]
+        self._gathered = (self._gathered + 1) % self.config.optimizer.accumulate
+        self._waiting = {i: p.grad for i, p in enumerate(self.parameters) if p.grad is not None and self._gathered > 0}
+        return self._gathered == 0
+
     @property
     def lr(self) -> float:
         """Learning rate of the latest update."""
@@ -93,10 +138,10 @@ class Engine:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the average towards the weights; early on it is shorter, so that it forgets the first weights."""
+        """Move the average towards the weights."""
         if self.average is None:
             return
-        decay = min(self.config.ema, (1 + self.updates) / (10 + self.updates))
+        decay = average_decay(self.config, self.updates)
         for name, tensor in _floating_of(self.model):
             self.average[name].lerp_(tensor, 1 - decay)
 
@@ -111,12 +156,17 @@ class Engine:
         held |= {f"average.{name}": tensor for name, tensor in (self.average or {}).items()}
         for i, parameter in enumerate(self.parameters):
             state = self.optimizer.state.get(parameter, {})
-            held |= {f"adamw.{i}.{name}": state[name] for name in _ADAMW if name in state}
-        return held
+            held |= {f"{self._kind}.{i}.{name}": state[name] for name in MEMORY[self._kind] if name in state}
+        return held | {f"gradient.{i}": gradient for i, gradient in self._waiting.items()}
+
+    @property
+    def _kind(self) -> str:
+        return self.config.optimizer.name
 
     def numbers(self) -> dict[str, Any]:
         """Return the plain values that belong to `tensors`."""
-        return {"updates": self.updates, "lr": self.lr, "scaler": dict(self.scaler.state_dict())}
+        counts = {"updates": self.updates, "gathered": self._gathered}
+        return {**counts, "lr": self.lr, "scaler": dict(self.scaler.state_dict())}
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on from what `tensors` and `numbers` gave.
@@ -130,11 +180,17 @@ class Engine:
             for name, tensor in self.average.items():
                 tensor.copy_(stored[name])
         for i, parameter in enumerate(self.parameters):
-            state = _under(f"adamw.{i}.", tensors)
+            state = _under(f"{self._kind}.{i}.", tensors)
             if state:  # AdamW keeps its step count on the CPU, whatever the weights are on
-                moments = {name: state[name].to(self.device) for name in _ADAMW[1:]}
-                self.optimizer.state[parameter] = {"step": state["step"], **moments}
-        self.updates = int(numbers["updates"])
+                self.optimizer.state[parameter] = {
+                    name: state[name] if name == "step" else state[name].to(self.device) for name in MEMORY[self._kind]
+                }
+        self._waiting = {
+            i: tensors[name].to(self.device)
+            for i in range(len(self.parameters))
+            if (name := f"gradient.{i}") in tensors
+        }
+        self.updates, self._gathered = int(numbers["updates"]), int(numbers.get("gathered", 0))
         for group in self.optimizer.param_groups:
             group["lr"] = float(numbers["lr"])
         if numbers["scaler"]:

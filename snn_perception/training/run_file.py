@@ -13,12 +13,27 @@ import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from snn_perception.data.image_changes import ImageChanges
 from snn_perception.errors import SpecError
 from snn_perception.training.config import RunConfig
+from snn_perception.training.optimizer import OptimizerConfig
 from snn_perception.training.yaml_text import KeyPath, Values, parse_values, read_values, write_values
+
+# Settings that came later, with the values that do what was done before them: runs begun without them can go on.
+_LATER: dict[KeyPath, Any] = {
+    ("train", "ema_ramp"): 0.0,
+    ("train", "optimizer"): asdict(OptimizerConfig()),
+    ("train", "images"): asdict(ImageChanges()),
+    ("train", "augment", "placing"): "none",
+    ("train", "augment", "placing_jitter"): 0.3,
+    ("train", "augment", "placing_scale"): 0.4,
+    ("data", "windows"): "grid",
+    ("data", "lookback"): False,
+}
 
 _WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "keys with values"}
 
@@ -88,6 +103,10 @@ def what_counts(config: RunConfig) -> dict[str, Any]:
         values["data"][name] = str(values["data"][name]).partition(":")[0]
     for name in ("save_every_steps", "prefetch"):
         del values["train"][name]
+    for (*groups, name), before in _LATER.items():
+        group = reduce(lambda tree, key: tree[key], groups, values)
+        if group[name] == before:
+            del group[name]
     del values["target"]
     return values
 

@@ -67,7 +67,7 @@ class Recurrence:
         self.state = after if self._carries else None
         self.is_cut = not learns and not self._waiting
         losses: dict[str, float] = {}
-        if next_label == 0 and any_over_ranks(any(t is not None for t in batch.targets), self._engine.device):
+        if next_label == 0 and any_over_ranks(_have_boxes(batch), self._engine.device):
             terms = self._detector.head.loss(raw, batch.targets, self._size)
             self._waiting.append(torch.stack([term.to(_wide(term)) for term in terms.values()]).sum())
             shown = sum_over_ranks(torch.stack([term.detach() for term in terms.values()]))
@@ -89,6 +89,10 @@ class Recurrence:
         # In company even where every row starts: gradients must take the same way in every process, since each norm on
         # it waits for the others.
         return reset_rows(self.state, batch.is_start) if bool(batch.is_start.any()) else self.state
+
+
+def _have_boxes(batch: Batch) -> bool:
+    return any(targets is not None and len(targets) for targets in batch.targets)
 
 
 def _wide(x: Tensor) -> torch.dtype:

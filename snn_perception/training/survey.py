@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from snn_perception.data.dataset import Dataset, LabelledRecording
+from snn_perception.data.label_windows import label_times
 from snn_perception.data.labels import Labels
-from snn_perception.data.targets import window_targets
+from snn_perception.data.targets import time_targets, window_targets
+from snn_perception.data.window_rule import GRID, WindowRule
 from snn_perception.errors import EventDataError
 from snn_perception.types import I64, SensorSize, Targets
 
@@ -18,15 +20,21 @@ class TrainingSet:
     """Recordings with labels, and the windows that these fall into.
 
     Attributes:
-        recordings: those with labels. labelled: for each, the numbers of its labelled windows, increasing; window k is
-            ``k * window_us <= t < (k + 1) * window_us``.
+        recordings: those with labels. labelled: for each, its labelled windows, increasing: their numbers on the grid,
+            window k being ``k * window_us <= t < (k + 1) * window_us``, or else the label times (`is_timed`).
+        rule: how windows are cut.
         without_labels: names of those left out.
     """
 
     recordings: tuple[LabelledRecording, ...]
     labelled: tuple[I64, ...]
     window_us: int
+    rule: WindowRule = field(default_factory=WindowRule)
     without_labels: tuple[str, ...] = ()
+
+    def is_timed(self, recording: int) -> bool:
+        """Return whether windows belong to label times, as those of sequences always do, and not to the grid."""
+        return not self.rule.is_grid or self.recordings[recording].is_sequence
 
     @property
     def lengths(self) -> list[int]:
@@ -39,23 +47,21 @@ class TrainingSet:
         return [(i, int(k)) for i, windows in enumerate(self.labelled) for k in windows]
 
 
-def survey(dataset: Dataset, window_us: int) -> TrainingSet:
+def survey(dataset: Dataset, window_us: int, rule: WindowRule = GRID) -> TrainingSet:
     """Return what a data set offers; reads every label file, and no events.
 
     Raises:
-        EventDataError: if it holds representations in place of events, or no labels at all.
+        EventDataError: if it holds no labels at all, or several times of them where a recording is one window.
     """
     recordings, labelled, without = [], [], []
     for recording in dataset:
-        if recording.is_sequence:
-            raise EventDataError(
-                f"{recording.path}: holds representations; training starts from events, give raw files"
-            )
-        windows = np.unique(recording.labels().t_us // window_us)
-        windows = windows[windows >= 0]
+        windows = label_times(recording.labels())
+        rule.check_times(windows, recording.name)
+        if rule.is_grid and not recording.is_sequence:
+            windows = np.unique(windows // window_us)
         if len(windows):
             recordings.append(recording)
-            labelled.append(windows.astype(np.int64))
+            labelled.append(windows)
         else:
             without.append(recording.name)
     if not recordings:
@@ -63,7 +69,7 @@ def survey(dataset: Dataset, window_us: int) -> TrainingSet:
             f"{dataset.name}: none of the {len(dataset)} recordings of split '{dataset.split}' has labels that count; "
             "look at 'inspect' and the data set's filter"
         )
-    return TrainingSet(tuple(recordings), tuple(labelled), window_us, tuple(without))
+    return TrainingSet(tuple(recordings), tuple(labelled), window_us, rule, tuple(without))
 
 
 class WindowLabels:
@@ -84,4 +90,19 @@ class WindowLabels:
         targets = window_targets(
             rows.t_us, rows.xywh, rows.class_id, rows.track_id, self._source, window_t_us=begin_us + self._window_us
         )
+        return self._scaled(targets)
+
+    def at_time(self, t_us: int, *, cut: bool = True) -> Targets | None:
+        """Return the targets of a label time, all of its boxes; None where there is no label.
+
+        Args:
+            cut: boxes are cut to the image, and those of which nothing is left go.
+        """
+        first, last = np.searchsorted(self._labels.t_us, [t_us, t_us + 1]).tolist()
+        if first == last:
+            return None
+        rows = self._labels[first:last]
+        return self._scaled(time_targets(rows.xywh, rows.class_id, self._source if cut else None, t_us=t_us))
+
+    def _scaled(self, targets: Targets) -> Targets:
         return targets if (self._scale == 1).all() else replace(targets, xyxy=targets.xyxy * self._scale)

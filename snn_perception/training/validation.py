@@ -11,7 +11,7 @@ from snn_perception.detector import Detector
 from snn_perception.evaluation.protocol import named_protocol
 from snn_perception.evaluation.run import Share, evaluate_detector
 from snn_perception.registry import Registry
-from snn_perception.training.config import EvalConfig
+from snn_perception.training.config import RunConfig
 from snn_perception.training.distributed import Ranks, gather
 
 _GPU_ROWS = 8
@@ -30,13 +30,13 @@ class Validator:
         return float(scores[self.metric]), scores
 
 
-def detection_validator(dataset: Dataset, registry: Registry, config: EvalConfig, ranks: Ranks) -> Validator:
-    """Return what scores a detector on a validation set by the AP of a protocol.
+def detection_validator(dataset: Dataset, registry: Registry, config: RunConfig, ranks: Ranks) -> Validator:
+    """Return what scores a detector on a validation set by the AP of a run's protocol, on windows cut as for training.
 
     Raises:
         SnnPerceptionError: for an unknown protocol.
     """
-    protocol = named_protocol(config.protocol)
+    protocol = named_protocol(config.eval.protocol)
 
     def judge(detector: Detector) -> dict[str, Any]:
         evaluation = evaluate_detector(
@@ -45,7 +45,8 @@ def detection_validator(dataset: Dataset, registry: Registry, config: EvalConfig
             registry,
             protocol,
             rows=_GPU_ROWS if detector.device.type == "cuda" else 1,
-            score_threshold=config.score_threshold,
+            score_threshold=config.eval.score_threshold,
+            rule=config.data.rule,
             share=Share(ranks.rank, ranks.world, gather) if ranks.world > 1 else None,
         )
         return _figures(evaluation.scores)
@@ -56,6 +57,7 @@ def detection_validator(dataset: Dataset, registry: Registry, config: EvalConfig
 def _figures(scores: Any) -> dict[str, Any]:
     """Return the scores that a run keeps, in plain types."""
     figures = {name: float(value) for name, value in scores.stats.items()}
+    figures |= {f"{name}_yolo": value for name, value in (scores.trapezoid or {}).items()}
     for name in ("moving", "silent"):
         subset = getattr(scores, name)
         if subset is not None:

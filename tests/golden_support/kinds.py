@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytest
-
 from snn_perception.registry import Registry
-from tests.golden_support import evaluation, inputs, models, parts
+from tests.golden_support import (
+    eas_loss,
+    eas_model,
+    eas_sampler,
+    evaluation,
+    inputs,
+    models,
+    parts,
+    yolo_model,
+    yolo_units,
+)
 from tests.golden_support.vectors import Vector
 
 # What is not there yet -> the issue that brings it. Its vectors must fail until then; remove the line with the issue.
-AWAITED = {
-    "eas_snn": "EAS-SNN family",
-    "spikeyolo": "SpikeYOLO family",
-}
+AWAITED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,6 @@ def _has(*names: str) -> Callable[[Vector], bool]:
     return lambda vector: all(name in vector.arrays for name in names)
 
 
-def _comes_from(repository: str) -> Callable[[Vector], bool]:
-    return lambda vector: vector.json.get("source", {}).get("repo", "").endswith(repository)
-
-
-def _awaited_component(kind: str, name: str) -> Callable[[Vector, Registry], None]:
-    def check(vector: Vector, registry: Registry) -> None:
-        registry.find(kind, name)  # raises PluginError until the family is there
-        pytest.fail(f"{vector}: {kind} '{name}' is there now; write the check of its vectors")
-
-    return check
-
-
 KINDS = (
     Kind("detector", lambda v: bool(v.json.get("cfg") and v.json.get("extras")), models.check_detector),
     Kind("classifier", _has("w0_logits"), models.check_classifier),
@@ -57,18 +50,11 @@ KINDS = (
     Kind("event window", _has("tensor_bits", "label_rows"), parts.check_event_window),
     Kind("event representation", _has("gen1/micro_sum", "rvt/histogram"), inputs.check_event_representation),
     Kind("ternary input", _has("frames_channel0_TWH"), inputs.check_ternary_input),
-    Kind(
-        "EAS-SNN",
-        lambda v: _comes_from("EAS-SNN")(v) and "gen1/micro_sum" not in v.arrays,
-        _awaited_component("backbone", "eas_snn"),
-        lambda vector: "eas_snn",
-    ),
-    Kind(
-        "SpikeYOLO",
-        lambda v: _comes_from("SpikeYOLO")(v) and "frames_channel0_TWH" not in v.arrays,
-        _awaited_component("backbone", "spikeyolo"),
-        lambda vector: "spikeyolo",
-    ),
+    Kind("SimOTA and losses", _has("labels", "raw0", "l1/losses", "nol1/losses"), eas_loss.check_simota_loss),
+    Kind("samplers", eas_sampler.tells_samplers, eas_sampler.check_samplers),
+    Kind("EAS-SNN", eas_model.tells_model, eas_model.check_model),
+    Kind("SpikeYOLO", yolo_model.tells_model, yolo_model.check_model),
+    Kind("SpikeYOLO units", yolo_units.tells_units, yolo_units.check_units),
     Kind("evaluation", lambda v: "stat_order" in v.json, evaluation.check_evaluation),
 )
 

@@ -77,6 +77,7 @@ class StackedHistogram(Counts):
     """
 
     is_incremental = False
+    stored_frames = 1
 
     def __init__(self, size: SensorSize, *, bins: int = 10, limit: int = 10, pad_multiple: int = 1) -> None:
         if bins < 1 or pad_multiple < 1:
@@ -90,9 +91,18 @@ class StackedHistogram(Counts):
         edges[-1] = max(t_end_us + 1, int(edges[-1]))  # the last event belongs to the last bin
         return Bins(edges, np.arange(2 * self._bins, dtype=np.int64).reshape(2, self._bins))
 
+    @property
+    def stored_bins(self) -> int:
+        """Bins that a preprocessed frame must have."""
+        return self._bins
+
     def of_histogram(self, histogram: U8) -> Tensor:
         """Return a preprocessed frame [2 * bins, H, W] as the tensor that its events would have given."""
-        return self.finish(torch.from_numpy(np.ascontiguousarray(histogram))[None])
+        return self.of_histograms(histogram[None])
+
+    def of_histograms(self, histograms: U8, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return one preprocessed frame [1, 2 * bins, H, W] as input, like `of_histogram`."""
+        return self.finish(torch.from_numpy(np.ascontiguousarray(histograms)), dtype=dtype)
 
 
 class MicroBins(Counts):
@@ -109,6 +119,7 @@ class MicroBins(Counts):
         newest_first: time runs backwards along the steps, as the published network reads them.
         macro_slice: leave out the events at the very last time before the slices are laid out. N-Caltech101's pipeline
             cuts one slice of the whole recording first, and each cut drops its tail.
+        one_factor: take boxes back by one factor along both sides, as the published evaluation does (`Letterbox`).
     """
 
     is_incremental = False
@@ -124,6 +135,7 @@ class MicroBins(Counts):
         interpolation: Interpolation = "bilinear",
         newest_first: bool = False,
         macro_slice: bool = False,
+        one_factor: bool = False,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -131,7 +143,8 @@ class MicroBins(Counts):
         self._planes = step_planes(steps, newest_first)
         self._newest_first, self._macro_slice = newest_first, macro_slice
         if network_size is not None:
-            self.letterbox = fit_into(size, SensorSize(*network_size), interpolation=interpolation)
+            network = SensorSize(*network_size)
+            self.letterbox = fit_into(size, network, interpolation=interpolation, one_factor=one_factor)
 
     def bins(self, t_start_us: int, t_end_us: int) -> Bins:
         length = (t_end_us - t_start_us) // self.steps
@@ -144,11 +157,16 @@ class MicroBins(Counts):
             t = t[: int(np.searchsorted(t, t[-1]))]
         return self.bins(int(t[0]), int(t[-1])) if len(t) else None
 
-    def of_histograms(self, histograms: U8) -> Tensor:
+    @property
+    def stored_frames(self) -> int:
+        """Preprocessed frames that make one window."""
+        return self.steps
+
+    def of_histograms(self, histograms: U8, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return preprocessed frames [steps, 2 * bins, H, W], oldest first, as input: summed over their bins."""
         steps, channels, height, width = histograms.shape
         grid = histograms.reshape(steps, 2, channels // 2, height, width).sum(axis=2, dtype=np.int16)
-        return self.finish(torch.from_numpy(grid[::-1].copy() if self._newest_first else grid))
+        return self.finish(torch.from_numpy(grid[::-1].copy() if self._newest_first else grid), dtype=dtype)
 
 
 def step_planes(steps: int, newest_first: bool) -> I64:
