@@ -76,6 +76,7 @@ setup(
         "lz4",
         "rich",
         "matplotlib",
+        "pillow",
     ],
     extras_require={
         "torch": ["torch>=2.1", "spikingjelly>=0.0.0.0.14"],

@@ -49,6 +49,7 @@ from snn_perception.ranks import sum_over_ranks
 from snn_perception.registry import API_VERSION, Component, ImportReport
 from snn_perception.spec import ComponentRef, ModelSpec, StatePolicy
 from snn_perception.state import State
+from snn_perception.tensor_names import kernel_shape, names_in_row, some
 from snn_perception.types import (
     DecodedEvents,
     Detections,
@@ -125,17 +126,20 @@ __all__ = [
     "iou_matrix",
     "is_half_size",
     "is_rvt_sequence",
+    "kernel_shape",
     "list_files",
     "membrane",
     "membrane_dtype",
     "missing_rvt_parts",
     "named_filter",
+    "names_in_row",
     "pair_files",
     "parts_of",
     "read_labels",
     "read_outline_labels",
     "read_sequence_labels",
     "resting",
+    "some",
     "split_folder",
     "sum_over_ranks",
     "xyxy_to_cxcywh",

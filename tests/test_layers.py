@@ -20,7 +20,19 @@ FAMILIES -= {"neurons", "datasets", "__init__", "__pycache__"}
 # Every module has a place here, lowest layer first. It imports from its own layer and those below. A name covers the
 # module and everything in it, unless a longer one says otherwise.
 LAYERS = (
-    ("values", "errors", "types", "state", "boxes", "whole_file", "tensor_file", "held_folder", "ranks", "work"),
+    (
+        "values",
+        "errors",
+        "types",
+        "state",
+        "boxes",
+        "whole_file",
+        "tensor_file",
+        "tensor_names",
+        "held_folder",
+        "ranks",
+        "work",
+    ),
     (
         "fused operations",
         *("events.jit", "fusing", "kernel_threads", "neuron_steps", "neuron_cpu", "neuron_kernels"),

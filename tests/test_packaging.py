@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROSDEP_KEYS = {
     "python3-h5py",
     "python3-matplotlib",
+    "python3-pil",
     "python3-numpy",
     "python3-pytest",
     "python3-torch",

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_perception.api import CheckpointError, ImportReport, ModelSpec, SensorSize
+from snn_perception.api import CheckpointError, ImportReport, ModelSpec, SensorSize, some
 
 from . import classes, presets
 from .keys import Network, plain_name, tensor_table
-from .reading import UNUSED, in_plain_names, is_of_family, read_network, some
+from .reading import UNUSED, in_plain_names, is_of_family, read_network
 
 NAME = "eas_snn"
 Imported = tuple[ModelSpec, dict[str, Tensor], ImportReport]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from snn_perception.api import CheckpointError
+from snn_perception.api import CheckpointError, kernel_shape, names_in_row
 
 from .darknet import STEM_WIDTH
 from .keys import Network, plain_name
@@ -18,7 +18,6 @@ from .presets import MODES, SIZES
 TRUNK, NECK, HEAD = "backbone.backbone.dark2.0", "backbone.lateral_conv0", "head.stems.0"
 FOCUS_STEM, SPIKING_STEM = "backbone.backbone.stem.conv.conv.weight", "backbone.backbone.stem.conv.weight"
 UNUSED = re.compile(r"^embedding\.(?:0\.)?(?:gate_conv_agg|input_conv_agg)\.")  # made by the option ``split``
-MAX_CHANNELS = 99_999
 
 
 def in_plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +47,7 @@ def read_network(tensors: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> 
     """
     refuse_folded(named)
     stem = FOCUS_STEM if FOCUS_STEM in named else SPIKING_STEM
-    width, in_channels, side, _ = _kernel(named, stem)
+    width, in_channels, side, _ = kernel_shape(named, stem)
     branch = "main" if stem == FOCUS_STEM else "ncaltech-rep"
     expected = (2 * FOCUS, 3) if branch == "main" else (2, 6)
     if (in_channels, side) != expected:
@@ -62,7 +61,7 @@ def read_network(tensors: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> 
         "depth_factor": _depth(named),
         **_sampler(named, branch),
     }
-    num_classes = _kernel(named, "head.cls_preds.0.weight")[0]
+    num_classes = kernel_shape(named, "head.cls_preds.0.weight")[0]
     learned_alpha = f"{TRUNK}.act.alpha" in named
     return Network(_mode(tensors, named), num_classes, options, learned_alpha)
 
@@ -90,8 +89,8 @@ def _factor(width: int) -> float:
 
 def _depth(named: Mapping[str, Tensor]) -> float:
     """Return the depth factor, the published one where the number of bottlenecks is."""
-    in_trunk = len(_run(named, "backbone.backbone.dark2.1.m.{}.conv1.conv.weight"))
-    in_neck = len(_run(named, "backbone.C3_p4.m.{}.conv1.conv.weight"))
+    in_trunk = len(names_in_row(named, "backbone.backbone.dark2.1.m.{}.conv1.conv.weight"))
+    in_neck = len(names_in_row(named, "backbone.C3_p4.m.{}.conv1.conv.weight"))
     # The trunk has one at least, the neck of the smallest networks none. What else differs, the table of names tells.
     neck_has_none = not any(re.match(r"backbone\.C3_\w+\.m\.", name) for name in named)
     bottlenecks = 0 if neck_has_none and in_trunk == 1 else max(in_trunk, in_neck)
@@ -117,10 +116,15 @@ def _sampler(named: Mapping[str, Tensor], branch: str) -> dict[str, Any]:
             + ", ".join(f"'{at}{stack.format(0)}' ({name})" for name, stack in stacks)
         )
     name, stack = known[0]
-    depth = len(_run(named, at + stack, step=2))
+    depth = len(names_in_row(named, at + stack, step=2))
     if name == "arsnn" and branch != "main":
-        depth += len(_run(named, at + "inner_net.{}.gate_conv.0.weight"))
-    return {"sampler": name, "ksize": _kernel(named, at + stack.format(0))[-1], "sampler_depth": depth, "norm": norm}
+        depth += len(names_in_row(named, at + "inner_net.{}.gate_conv.0.weight"))
+    return {
+        "sampler": name,
+        "ksize": kernel_shape(named, at + stack.format(0))[-1],
+        "sampler_depth": depth,
+        "norm": norm,
+    }
 
 
 def refuse_folded(named: Mapping[str, Tensor]) -> None:
@@ -130,26 +134,3 @@ def refuse_folded(named: Mapping[str, Tensor]) -> None:
             f"norms are folded into the convolutions ('{TRUNK}.conv.bias': theirs have no bias), which cannot be "
             "undone; give the checkpoint it was folded from"
         )
-
-
-def _run(named: Mapping[str, Tensor], pattern: str, step: int = 1) -> list[str]:
-    """Return the names `pattern` gives for 0, `step`, ... as long as they are in the file."""
-    names: list[str] = []
-    while (name := pattern.format(step * len(names))) in named:
-        names.append(name)
-    return names
-
-
-def _kernel(named: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in named:
-        raise CheckpointError(f"tensors do not fit the network: missing '{name}'")
-    shape = tuple(named[name].shape)
-    if len(shape) != 4 or not all(1 <= side <= MAX_CHANNELS for side in shape):
-        raise CheckpointError(f"tensor '{name}': expected a kernel [out, in, height, width], got {list(shape)}")
-    return shape
-
-
-def some(names: Sequence[str], limit: int = 4) -> str:
-    """Return the first names, quoted, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(f"'{name}'" for name in names[:limit]) or "none") + more

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_perception.api import CheckpointError, ComponentRef, ImportReport, ModelSpec
+from snn_perception.api import CheckpointError, ComponentRef, ImportReport, ModelSpec, some
 
 from . import presets
 from .layout import COUNTER, Network, tensor_table
-from .networks import Account, backbone_of, bare, is_detector, read_network, refuse_folded, some, stored_options
+from .networks import Account, backbone_of, bare, is_detector, read_network, refuse_folded, stored_options
 from .rescat import published_widths
 from .st_vgg import Layer, published_layers
 

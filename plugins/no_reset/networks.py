@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from snn_perception.api import CheckpointError
+from snn_perception.api import CheckpointError, kernel_shape, names_in_row, some
 
 from .layout import Network
 from .rescat import check_widths
 from .st_vgg import Layer, parse_layers, published_layers
 
-MAX_CHANNELS = 99_999
 PUBLISHED_MAPS = 3  # feature maps before the extras
 
 
@@ -78,11 +77,15 @@ def read_network(
     Raises:
         CheckpointError: if tensors that tell of it are missing, or the stored layer list is of another network.
     """
-    levels = len(_run(named, "extras.{}.0.bn_conv_neuron.2.weight"))
+    levels = len(names_in_row(named, "extras.{}.0.bn_conv_neuron.2.weight"))
     one_one = "extras.0.1.bn_conv_neuron.2.weight" in named
-    extras = [_kernel(named, f"extras.{i}.{int(one_one)}.bn_conv_neuron.2.weight")[0] for i in range(levels)]
-    boxes = [_kernel(named, name)[0] for name in _run(named, "head.regression_head.module_list.{}.2.weight")]
-    classes = [_kernel(named, name)[0] for name in _run(named, "head.classification_head.module_list.{}.2.weight")]
+    extras = [kernel_shape(named, f"extras.{i}.{int(one_one)}.bn_conv_neuron.2.weight")[0] for i in range(levels)]
+    boxes = [
+        kernel_shape(named, name)[0] for name in names_in_row(named, "head.regression_head.module_list.{}.2.weight")
+    ]
+    classes = [
+        kernel_shape(named, name)[0] for name in names_in_row(named, "head.classification_head.module_list.{}.2.weight")
+    ]
     if is_detector(named) and (len(boxes) != len(classes) or len(boxes) <= levels):
         raise CheckpointError(
             f"expected, for each feature map, two head convolutions, got {levels} extra levels, "
@@ -111,14 +114,14 @@ def _classes(named: Mapping[str, Tensor], *, is_detector: bool) -> int:
     classifier = "classifier.conv_classif.weight"
     if is_detector and classifier not in named:
         return 2  # the check of all names will tell that it is missing
-    return _kernel(named, classifier)[0]
+    return kernel_shape(named, classifier)[0]
 
 
 def _vgg(
     named: Mapping[str, Tensor], options: Mapping[str, Any], maps: int | None, account: Account
 ) -> tuple[list[Layer], list[int], int]:
     """Return the layer list, the channels of the feature maps before the extras, and the input channels."""
-    stages = [_kernel(named, name) for name in _run(named, "features.{}.conv.weight")]
+    stages = [kernel_shape(named, name) for name in names_in_row(named, "features.{}.conv.weight")]
     if not stages:
         raise CheckpointError("expected stages, the first with 'features.0.conv.weight', got none")
     layers = _vgg_layers([shape[0] for shape in stages], maps, options, account)
@@ -167,9 +170,9 @@ def _rescat(
     named: Mapping[str, Tensor], options: Mapping[str, Any], maps: int | None
 ) -> tuple[list[Layer], list[int], int]:
     """Return the widths, the channels of the feature maps before the extras, and the input channels."""
-    stem, second = (_kernel(named, f"features.0.{name}.weight") for name in ("1", "3.conv"))
-    blocks = len(_run(named, "features.{}.0.conv2.weight", start=1))
-    main = [_kernel(named, f"features.{k}.0.conv2.weight")[0] for k in range(1, blocks + 1)]
+    stem, second = (kernel_shape(named, f"features.0.{name}.weight") for name in ("1", "3.conv"))
+    blocks = len(names_in_row(named, "features.{}.0.conv2.weight", start=1))
+    main = [kernel_shape(named, f"features.{k}.0.conv2.weight")[0] for k in range(1, blocks + 1)]
     widths = [stem[0], second[0], *main]
     try:
         check_widths(widths)
@@ -189,26 +192,3 @@ def _stored_list(stored: object) -> list[Layer]:
     if not isinstance(stored, (list, tuple)):
         raise CheckpointError(f"option 'cfg': expected a list of layers, got {type(stored).__name__}")
     return list(stored)
-
-
-def _run(named: Mapping[str, Tensor], pattern: str, start: int = 0) -> list[str]:
-    """Return the names `pattern` gives for start, start + 1, ... as long as they are in the file."""
-    names: list[str] = []
-    while (name := pattern.format(start + len(names))) in named:
-        names.append(name)
-    return names
-
-
-def _kernel(named: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in named:
-        raise CheckpointError(f"tensors do not fit the network: missing '{name}'")
-    shape = tuple(named[name].shape)
-    if len(shape) != 4 or not all(1 <= side <= MAX_CHANNELS for side in shape):
-        raise CheckpointError(f"tensor '{name}': expected a kernel [out, in, height, width], got {list(shape)}")
-    return shape
-
-
-def some(names: Sequence[str], limit: int = 4) -> str:
-    """Return the first names, quoted, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(f"'{name}'" for name in names[:limit]) or "none") + more

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_perception.api import CheckpointError, ComponentRef, ImportReport, ModelSpec, SensorSize, State, parts_of
+from snn_perception.api import CheckpointError, ComponentRef, ImportReport, ModelSpec, SensorSize, State, parts_of, some
 
 from . import presets
 from .neuron import ILIF
 from .probing import check_firing
-from .shapes import COUNTER, Network, bare, is_of_family, norm_names, our_weights, read_network, some
+from .shapes import COUNTER, Network, bare, is_of_family, norm_names, our_weights, read_network
 from .trees import COCO, Tree, find_tree, modules_of
 from .units import NORM_EPS
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_perception.api import CheckpointError, ComponentRef
+from snn_perception.api import CheckpointError, ComponentRef, kernel_shape, some
 
 from .backbone import REPEATED, SpikeYOLO
 from .head import SpikeYOLOHead
@@ -105,12 +105,6 @@ def norm_names(network: Network) -> list[str]:
     return [theirs.removesuffix(suffix) for theirs in _table(network) if theirs.endswith(suffix)]
 
 
-def some(names: Sequence[str], limit: int = 4) -> str:
-    """Return the first names, quoted, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(ascii(name[:80]) for name in names[:limit]) or "none") + more
-
-
 def _table(network: Network) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the authors' bare name -> (our name, their shape) of every tensor, from the network itself."""
     with torch.device("meta"):
@@ -142,9 +136,4 @@ def _count(named: Mapping[str, Tensor], layer: int) -> int:
 
 
 def _kernel(named: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in named:
-        raise CheckpointError(f"tensors do not fit the network: missing 'model.{name}'")
-    shape = tuple(named[name].shape)
-    if len(shape) != 4 or not all(1 <= side <= MAX_CHANNELS for side in shape):
-        raise CheckpointError(f"tensor 'model.{name}': expected a kernel [out, in, height, width], got {list(shape)}")
-    return shape
+    return kernel_shape(named, name, prefix=_MODEL, most=MAX_CHANNELS)
