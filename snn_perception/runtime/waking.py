@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from snn_perception.detector import Detector
 from snn_perception.errors import EventDataError
@@ -13,7 +14,7 @@ from snn_perception.events.geometry import InputMapping
 from snn_perception.events.recording import Recording, open_recording
 from snn_perception.registry import Registry
 from snn_perception.runtime.replay import WindowSource
-from snn_perception.testing import wake
+from snn_perception.testing import spiking_layers, wake
 
 
 def wake_on_recording(
@@ -35,5 +36,19 @@ def wake_on_recording(
         inputs.append(detector.represent(mapping.events(window)))
     if not inputs:
         raise EventDataError(f"{recording.path}: holds no events")
-    x = torch.cat(inputs).to(detector.device, detector.dtype)
-    return wake(detector.backbone, x, windows=len(inputs))
+    inputs = [x.to(detector.device, detector.dtype) for x in inputs]
+    rates = wake(detector.backbone, inputs)
+    maps = _maps(detector, inputs)
+    if spiking_layers(detector.head, maps[0]):
+        rates |= {f"head.{name}": rate for name, rate in wake(detector.head, maps).items()}
+    return rates
+
+
+@torch.no_grad()
+def _maps(detector: Detector, inputs: list[Tensor]) -> list[list[Tensor]]:
+    """Return the backbone's maps of windows that follow each other."""
+    maps, state = [], None
+    for x in inputs:
+        found, state = detector.backbone(x, state)
+        maps.append(list(found))
+    return maps

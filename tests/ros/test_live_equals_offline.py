@@ -1,17 +1,22 @@
 """The node, in its own process and over real DDS, publishes byte for byte what an offline replay computes."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from std_msgs.msg import Header
 
 from snn_perception import DetectionPipeline, load_checkpoint
+from snn_perception.checkpoint import save_checkpoint
+from snn_perception.detector import Detector
 from snn_perception.events.recording import open_recording
 from snn_perception.ros.live import LiveRun
 from snn_perception.ros.messages import ns_to_stamp, to_detection2d_array
 from snn_perception.runtime.replay import WindowSource, replay
+from snn_perception.runtime.waking import wake_on_recording
 from tests.paths import recording_path
 
 MAX_GAP_MS = 1000
@@ -34,10 +39,12 @@ def content(msg) -> bytes:
     return len(msg).to_bytes(4, "little") + b"".join(map(content, msg))
 
 
-def offline_messages(checkpoint: Path, recording_file: Path, registry, *, frame_id: str) -> list[bytes]:
+def offline_messages(
+    checkpoint: Path, recording_file: Path, registry, *, frame_id: str, threshold: float = THRESHOLD
+) -> list[bytes]:
     """Return the contents of the messages that an offline replay makes."""
     pipeline = DetectionPipeline(
-        load_checkpoint(checkpoint, registry=registry), max_gap_us=MAX_GAP_MS * 1000, score_threshold=THRESHOLD
+        load_checkpoint(checkpoint, registry=registry), max_gap_us=MAX_GAP_MS * 1000, score_threshold=threshold
     )
     recording = open_recording(recording_file, registry)
     source = WindowSource(recording, registry, pipeline.spec.window_us, max_gap_us=pipeline.max_gap_us)
@@ -48,12 +55,12 @@ def offline_messages(checkpoint: Path, recording_file: Path, registry, *, frame_
     return messages
 
 
-def live(checkpoint: Path, recording_file: Path, tmp_path: Path, **player):
+def live(checkpoint: Path, recording_file: Path, tmp_path: Path, threshold: float = THRESHOLD, **player):
     """Return what the node published for a recording played to it."""
     parameters = {
         "checkpoint": str(checkpoint),
         "max_gap_ms": MAX_GAP_MS,
-        "score_threshold": THRESHOLD,
+        "score_threshold": threshold,
         "max_detections": 10_000,
     }
     with LiveRun(parameters, tmp_path / "live.log") as run:
@@ -92,4 +99,26 @@ def test_live_equals_offline_on_a_real_recording(interval_us, checkpoint, regist
     result = live(checkpoint, recording, tmp_path, interval_us=interval_us)
     assert int(result.diagnostics["packets"]) == result.published
     assert sum(len(m.detections) for m in result.decoded()) > 20
+    assert [content(msg) for msg in result.decoded()] == expected
+
+
+FAMILIES = {
+    "eas_snn_s_use_spike": {"width_factor": 0.125, "network_size": [96, 128]},
+    "eas_snn_s_full_spike_v2": {"width_factor": 0.125, "network_size": [96, 128], "state_policy": "carry"},
+    "spikeyolo_s_gen1": {"width_factor": 0.125, "depth_factor": 0.17, "network_size": [96, 128]},
+}
+
+
+@pytest.mark.parametrize("preset", FAMILIES)
+def test_live_equals_offline_for_every_family(preset, shapes_dat, registry, tmp_path):
+    spec = registry.build("preset", preset, **FAMILIES[preset])
+    head = replace(spec.head, options={**spec.head.options, "score_threshold": 0.0})  # untrained scores are near 0
+    torch.manual_seed(0)
+    detector = Detector(replace(spec, head=head), registry).eval()
+    assert min(wake_on_recording(detector, shapes_dat, registry, windows=6).values()) > 0
+    save_checkpoint(tmp_path / "model.safetensors", detector)
+    expected = offline_messages(tmp_path / "model.safetensors", shapes_dat, registry, frame_id="", threshold=0.0)
+    result = live(tmp_path / "model.safetensors", shapes_dat, tmp_path, 0.0, interval_us=5_000, rate=1.0)
+    assert_nothing_lost(result)
+    assert len({tuple(d.bbox.center.position.x for d in m.detections) for m in result.decoded()}) >= 8
     assert [content(msg) for msg in result.decoded()] == expected
