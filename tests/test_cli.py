@@ -148,8 +148,16 @@ def test_a_terminal_gets_tables_as_wide_as_it_is(capsys, monkeypatch):
     assert common.output_columns() == 40
 
 
-def test_progress_is_silent_without_a_terminal(capsys):
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
     with common.progress_bar("reading") as advance:
+        advance(1, 2)
+    assert capsys.readouterr() == ("", "")  # short work says nothing
+    monkeypatch.setattr(common, "PROGRESS_LINES_S", 0.0)
+    with common.progress_bar("reading") as advance:
+        advance(0, 0)
+        advance(1, 2)
+    assert capsys.readouterr() == ("", "reading  50%  0:00:00 left\n")
+    with common.progress_bar("reading", enabled=False) as advance:
         advance(1, 2)
     assert capsys.readouterr() == ("", "")
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from snn_perception.checkpoint import load_checkpoint, read_checkpoint
+from snn_perception.cli.common import duration
 from snn_perception.cli.train import main
 from snn_perception.cli.train_observers import Interrupts, Several, ToSink
-from snn_perception.cli.train_progress import Drawing, Figures, Lines, duration
+from snn_perception.cli.train_progress import Drawing, Figures, Lines
 from snn_perception.training.metrics import read_metrics
 from snn_perception.training.reports import RunInfo, Silent, StepReport, ValidationReport
 from snn_perception.training.run_file import dump_run, load_run

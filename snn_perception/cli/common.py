@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
@@ -212,6 +213,8 @@ def microseconds(text: str) -> int:
 
 microseconds.__name__ = "number"
 
+PROGRESS_LINES_S = 10.0  # between lines of progress where there is no terminal
+
 
 def one_line(error: BaseException) -> str:
     """Return an error's text with line breaks and runs of blanks folded."""
@@ -220,9 +223,9 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def progress_bar(title: str, *, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Yield ``advance(done, total)``, drawn on stderr; silent where that is no terminal or `enabled` is False."""
+    """Yield ``advance(done, total)``, drawn on stderr; as lines where that is no terminal, and not unless `enabled`."""
     if not (enabled and sys.stderr.isatty()):
-        yield lambda done, total: None
+        yield progress_lines(title) if enabled else lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -230,6 +233,27 @@ def progress_bar(title: str, *, enabled: bool = True) -> Iterator[Callable[[int,
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def progress_lines(title: str) -> Callable[[int, int], None]:
+    """Return ``advance(done, total)``, which tells every `PROGRESS_LINES_S` on stderr how far long work is."""
+    began = told = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told < PROGRESS_LINES_S or not 0 < done <= total:
+            return
+        told = now
+        print(f"{title}  {done / total:.0%}  {duration((now - began) * (total - done) / done)} left", file=sys.stderr)
+
+    return advance
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _log_to_stderr(verbose: int) -> None:

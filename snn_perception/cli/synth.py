@@ -18,6 +18,7 @@ from snn_perception.cli.common import (
     positive_int,
     print_json,
     print_table,
+    progress_lines,
     run,
 )
 
@@ -216,9 +217,10 @@ def _row(name: str, split: dict[str, Any], kinds: list[str]) -> tuple[str, ...]:
 
 @contextmanager
 def _progress(title: str, *, enabled: bool) -> Iterator[Callable[[int, int, int, int], None]]:
-    """Yield ``advance(recordings done, of, us done, of)``, drawn on stderr where that is a terminal."""
+    """Yield ``advance(recordings done, of, us done, of)``, drawn on stderr as `progress_bar` does it."""
     if not (enabled and sys.stderr.isatty()):
-        yield lambda done, total, done_us, total_us: None
+        tell = progress_lines(title) if enabled else lambda done, total: None
+        yield lambda done, total, done_us, total_us: tell(done_us, total_us)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

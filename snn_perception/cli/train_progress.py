@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from snn_perception.cli.common import duration
 from snn_perception.training.reports import Observer, RunInfo, Silent, StepReport, ValidationReport
 
 if TYPE_CHECKING:
@@ -103,12 +104,6 @@ class Figures:
             yield f"{self.windows_per_s:,.1f} windows/s"
         if self.eta_s is not None:
             yield f"{duration(self.eta_s)} left"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def told_start(info: RunInfo) -> str:

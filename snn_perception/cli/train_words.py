@@ -134,7 +134,7 @@ def end(config: RunConfig, result: TrainResult, seconds: float) -> dict[str, Any
 
 def end_rows(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the names and values of `end` for people."""
-    from snn_perception.cli.train_progress import duration
+    from snn_perception.cli.common import duration
 
     yield "run", ("stopped" if told["stopped"] else "done") + f" in {told['folder']}"
     yield "trained", f"{told['epochs']:,} epochs, {told['steps']:,} steps; this time {duration(told['seconds'])}"
