@@ -15,6 +15,7 @@ import numpy as np
 from snn_perception.data.labels import Labels, write_labels
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.types import EventArray, SensorSize
+from tests.coco_support import write_set
 
 GEN1 = SensorSize(240, 304)
 ONE_MPX = SensorSize(720, 1280)
@@ -163,6 +164,11 @@ def rvt_tree(root: Path) -> None:
     paired(root / "train", "d")
 
 
+def coco_tree(root: Path) -> None:
+    """Five images, one of them without an object."""
+    write_set(root, images=5, empty=1)
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "gen1": gen1_tree,
     "gen1_classification": gen1_tree,
@@ -170,6 +176,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "rvt": rvt_tree,
     "ncars": ncars_tree,
     "ncaltech101": ncaltech_tree,
+    "coco": coco_tree,
 }
 # Usable recordings (or samples) of split train in each tree: four of each label file's five rows give a sample.
-FOUND = {"gen1": 4, "gen1_classification": 16, "one_mpx": 3, "rvt": 3, "ncars": 6, "ncaltech101": 15}
+FOUND = {"gen1": 4, "gen1_classification": 16, "one_mpx": 3, "rvt": 3, "ncars": 6, "ncaltech101": 15, "coco": 5}

@@ -321,7 +321,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(number, tmp_path, capsys):
     before = times_of(out)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, err) == ((130, "") if number == signal.SIGINT else (-signal.SIGKILL, ""))
+    words = "interrupted; what is finished stays, the same command goes on from there\n"
+    assert (process.returncode, err) == ((130, words) if number == signal.SIGINT else (-signal.SIGKILL, ""))
     assert sorted(files_of(out)) == done
     if number == signal.SIGKILL:
         assert any(partial.rglob("*")), "nobody was left to remove it"

@@ -258,7 +258,7 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
     process, _ = started(tmp_path, guard="")
     _, err = process.communicate(timeout=units.PATIENCE_S)
     assert process.returncode == 1
-    assert "a: a worker process could not start" in err and "if __name__ == '__main__'" in err
+    assert ": a worker process could not start" in err and "if __name__ == '__main__'" in err
 
 
 # ---- what a unit finds around it
@@ -413,3 +413,29 @@ def test_the_identity_of_files_changes_with_them(tmp_path):
     assert file_identity(folder / "a") == [["", 2, 10**18 + 1]]
     with pytest.raises(FileNotFoundError):
         file_identity(folder / "none")
+
+
+def test_an_end_that_a_callback_swallows_comes_again(tmp_path):
+    """A signal's exception inside a weak reference's callback is lost; the worker still ends, and says nothing."""
+    code = """
+import os, signal, sys, time, weakref
+from snn_perception.work import worker
+from snn_perception.work.attempt import WorkerEnds
+class Thing: pass
+def swallows(reference):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+signal.signal(signal.SIGTERM, worker._end)
+sys.unraisablehook = worker._end_again
+thing = Thing()
+reference = weakref.ref(thing, swallows)
+try:
+    del thing
+    for _ in range(300):
+        time.sleep(0.1)
+    print("went on")
+except WorkerEnds:
+    print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("ended\n", "")

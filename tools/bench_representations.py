@@ -57,10 +57,12 @@ def histogram_runs(size: SensorSize, events: int) -> list[Run]:
 
 
 def tensor_runs(size: SensorSize, events: int) -> list[Run]:
-    """Return each registered representation, up to the float32 tensor that a model takes."""
+    """Return each registered representation of events, up to the float32 tensor that a model takes."""
     window, runs = window_of(size, events), []
     for name in REGISTRY.names("representation"):
         built = REGISTRY.build("representation", name, size, **PLAIN.get(name, {}))
+        if getattr(built, "takes_images", False):
+            continue
         runs.append(Run(name, events, lambda built=built: built(window)))  # type: ignore[misc]
     return runs
 

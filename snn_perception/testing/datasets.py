@@ -40,7 +40,9 @@ def check_dataset(
     _check_refusals(make, Path(root), split)
     for recording, copy in zip(dataset, _sent(dataset), strict=True):
         _check_recording(dataset, recording, copy)
-        if registry is not None and not recording.is_sequence and not recording.faults:
+        if recording.is_image:
+            _check_image(recording)
+        elif registry is not None and not recording.is_sequence and not recording.faults:
             _check_events(recording, registry)
     return dataset
 
@@ -91,6 +93,16 @@ def _check_recording(dataset: Dataset, recording: LabelledRecording, copy: Label
         assert recording.class_id is None, f"{where}: a recording with boxes has no class, got {recording.class_id}"
     if dataset.size is not None:
         assert recording.size == dataset.size, f"{where}: must be of the set's {dataset.size}, got {recording.size}"
+
+
+def _check_image(recording: LabelledRecording) -> None:
+    where, image = f"image '{recording.name}'", recording.image()
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, (
+        f"{where}: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
+    )
+    if recording.size is not None:
+        stated = (recording.size.height, recording.size.width)
+        assert image.shape[:2] == stated, f"{where}: must be of the stated {stated}, got {image.shape[:2]}"
 
 
 def _check_events(recording: LabelledRecording, registry: Registry) -> None:

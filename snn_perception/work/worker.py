@@ -155,6 +155,7 @@ def serve(pipe: connection.Connection, level: int) -> None:
     """Do what the parent sends until the pipe closes; runs in the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
     signal.signal(signal.SIGTERM, _end)
+    sys.unraisablehook = _end_again
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.dup2(2, 1)  # the parent's stdout is its own
     sending = threading.Lock()
@@ -213,6 +214,17 @@ def _forward_log(pipe: connection.Connection, sending: threading.Lock, level: in
 def _end(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
     raise WorkerEnds
+
+
+def _end_again(lost: sys.UnraisableHookArgs) -> None:
+    """Try anew a moment later where the end came inside a finalizer or weak reference's callback, which swallow it."""
+    if not isinstance(lost.exc_value, WorkerEnds):
+        sys.__unraisablehook__(lost)
+        return
+    signal.signal(signal.SIGTERM, _end)
+    again = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
 
 def _end_with_parent() -> None:
