@@ -32,6 +32,7 @@ def run_tool(*args: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_feeds_everything_and_writes_a_page(tmp_path):
     page = tmp_path / "fuzzing.md"
     done = run_tool("--count", str(SHORT), "--seed", "7", "-o", str(page), "--json", "--findings", str(tmp_path))

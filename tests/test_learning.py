@@ -66,7 +66,9 @@ def classification(data, preset: str, **options) -> RunConfig:
     )
 
 
-@pytest.mark.parametrize("preset", ["st_vgg_classifier_16", "rescat_classifier_16"])
+@pytest.mark.parametrize(
+    "preset", ["st_vgg_classifier_16", pytest.param("rescat_classifier_16", marks=pytest.mark.slow)]
+)
 def test_a_small_classifier_learns(data, registry, tmp_path, capsys, preset):
     scores = Scores()
     result = train(classification(data, preset), registry, tmp_path / "run", observer=scores)

@@ -271,6 +271,7 @@ def test_adapted_and_native_neurons_agree(ours, node, options, registry):
     torch.testing.assert_close(v, memories["v"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_old_spikingjelly_gives_the_same(tmp_path):
     """Python 3.10 (ROS 2 Humble, JetPack 6) gets spikingjelly 0.0.0.0.14: the same tests must pass on it."""
     if version("spikingjelly") == "0.0.0.0.14":

@@ -158,6 +158,7 @@ def killed_run(data: Path, folder: Path, at: int) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_while_it_writes_goes_on_exactly(data, registry, tmp_path):
     """SIGKILL inside the writing of files, before any of the calls that put them in place."""

@@ -136,6 +136,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path, told):
         assert torch.allclose(one[name].double(), both[name].double(), rtol=0, atol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_samples_of_unequal_length_keep_processes_in_step(data, tmp_path):
     run(data, tmp_path / "two", 2, "{}", UNEQUAL)

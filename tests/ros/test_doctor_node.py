@@ -70,6 +70,7 @@ def test_the_node_publishes_what_was_computed_without_ros(bench):
     assert found.facts["detections"] == sum(len(window.detections) for window in bench.seen) > 20
 
 
+@pytest.mark.slow
 def test_a_node_that_publishes_something_else_fails(bench, tmp_path):
     lines = bench.detections.read_text().splitlines()
     number = next(i for i, line in enumerate(lines) if json.loads(line)["score"])

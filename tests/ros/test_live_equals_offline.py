@@ -81,7 +81,7 @@ def assert_nothing_lost(result) -> None:
         assert result.diagnostics[key] == "0", f"{key}: {result.diagnostics[key]}"
 
 
-@pytest.mark.parametrize("interval_us", [1_000, 7_300])
+@pytest.mark.parametrize("interval_us", [pytest.param(1_000, marks=pytest.mark.slow), 7_300])
 def test_live_equals_offline_for_any_packetisation(interval_us, checkpoint, shapes_dat, registry, tmp_path):
     expected = offline_messages(checkpoint, shapes_dat, registry, frame_id="")
     result = live(checkpoint, shapes_dat, tmp_path, interval_us=interval_us, rate=1.0)
@@ -92,7 +92,7 @@ def test_live_equals_offline_for_any_packetisation(interval_us, checkpoint, shap
     assert [content(msg) for msg in result.decoded()] == expected
 
 
-@pytest.mark.parametrize("interval_us", [0, 3_000])
+@pytest.mark.parametrize("interval_us", [pytest.param(0, marks=pytest.mark.slow), 3_000])
 def test_live_equals_offline_on_a_real_recording(interval_us, checkpoint, registry, tmp_path):
     recording = recording_path("evt3_triggers_640x480_a")
     expected = offline_messages(checkpoint, recording, registry, frame_id="0293")
