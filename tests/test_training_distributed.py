@@ -127,7 +127,7 @@ def steps_done(folder: Path) -> int:
 def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path, told):
     options = '{"epochs": 2}'
     run(data, tmp_path / "one", 1, options)
-    run(data, tmp_path / "both", 2, '{"epochs": 2, "stop": 13' + told + "}")
+    run(data, tmp_path / "both", 2, '{"epochs": 2, "stop": 4' + told + "}")
     whole, stopped = (steps_done(tmp_path / name) for name in ("one", "both"))
     assert 0 < stopped < whole
     run(data, tmp_path / "both", 1, options)
