@@ -33,7 +33,8 @@ def spike_driven(model: Model, x: Tensor) -> Model:
 
     Example::
 
-        twin = spike_driven(detector, detector.represent(window))
+        x = detector.represent(window)
+        twin = spike_driven(detector, x)
         detections, state = twin.infer(x, state)
 
     Args:
