@@ -7,10 +7,12 @@ MODEL ?= st_vgg_ssd_16_synth
 FALLBACK ?= st_vgg_ssd_16
 # launch_testing's pytest plugins, part of every ROS installation, break plain pytest runs.
 PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros
+# Test files at a time. Each process takes up to 3 GB; arithmetic has one thread in each.
+JOBS ?= 2
 SOURCES := snn_perception plugins tests tools launch examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format demo bench-events bench-training fuzz clean
+.PHONY: help setup test test-slow lint format demo bench-events bench-training bench-families bench-engine bench-node bench-native fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -23,10 +25,10 @@ setup: ## make or update .venv: packages, ROS 2 where it is missing, messages
 	@PYTHON='$(PYTHON)' tools/setup_env.sh
 
 test: setup lint ## lint, type check and the fast tests
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile
 
 test-slow: setup ## the tests that take minutes
-	$(PYTEST) -m slow --timeout=1800
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m slow --timeout=1800
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check $(wildcard $(SOURCES))
@@ -45,6 +47,18 @@ bench-events: setup ## measure the event path: docs/benchmarks/events.md
 
 bench-training: setup ## measure training steps: docs/benchmarks/training.md
 	$(PY) tools/bench_training.py -o docs/benchmarks/training.md
+
+bench-families: setup ## measure a window of every family: docs/benchmarks/families.md
+	$(PY) tools/bench_families.py -o docs/benchmarks/families.md
+
+bench-node: setup ## measure the node beside its network: docs/benchmarks/node.md
+	$(PY) tools/bench_node.py -o docs/benchmarks/node.md
+
+bench-native: setup ## measure the native kernels: docs/benchmarks/native.md
+	$(PY) tools/bench_native.py -o docs/benchmarks/native.md
+
+bench-engine: setup ## measure every engine: docs/benchmarks/engine.md
+	$(PY) tools/bench_engine.py -o docs/benchmarks/engine.md
 
 fuzz: setup ## a million damaged inputs for every decoder and format (hours); docs/fuzzing.md
 	$(PY) tools/fuzz.py -o docs/fuzzing.md

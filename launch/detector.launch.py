@@ -1,6 +1,7 @@
 """Start the detector node, configured and active.
 
 ros2 launch snn_perception detector.launch.py checkpoint:=model.safetensors events:=/event_camera/events
+ros2 launch snn_perception detector.launch.py checkpoint:=model.safetensors input_type:=image image:=/camera/image_raw
 """
 
 from launch import LaunchDescription

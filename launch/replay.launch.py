@@ -1,6 +1,7 @@
 """Play a recording or bag to the detector node, as the camera would have.
 
 ros2 launch snn_perception replay.launch.py checkpoint:=model.safetensors recording:=drive.dat rate:=1.0
+ros2 launch snn_perception replay.launch.py checkpoint:=model.safetensors recording:=bag topic:=/cam/events loop:=true
 """
 
 from launch import LaunchDescription

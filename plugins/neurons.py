@@ -111,6 +111,12 @@ class _Neuron(nn.Module, ABC):
             train, after = self._plain_steps(currents, before, factor)
         return train.to(current.dtype), after
 
+    def leak(self, v: Tensor, steps: int) -> Tensor:
+        """Return what is left of a membrane after steps without input."""
+        factor = self.factor(v)
+        kept = {"none": 1.0, "times": 1.0 - factor, "over": 1.0 - 1.0 / factor}[self.rule.leak]
+        return v * kept**steps
+
     def _plain_steps(self, currents: Tensor, v: Tensor, factor: Tensor | float) -> tuple[Tensor, Tensor]:
         spikes = []
         for current in currents:

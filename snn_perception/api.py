@@ -30,7 +30,7 @@ from snn_perception.errors import CheckpointError, EventDataError, PluginError, 
 from snn_perception.events.grid import Bins, GridRepresentation
 from snn_perception.events.letterbox import Letterbox, fit_into
 from snn_perception.events.recording import Recording
-from snn_perception.fold import Foldable, Fusable, NormConv
+from snn_perception.fold import Foldable, Fusable, Mergeable, NormConv, convolution, side_by_side
 from snn_perception.fusing import can_fuse
 from snn_perception.hookspecs import hookimpl
 from snn_perception.neuron_steps import StepRule, fused_steps
@@ -38,7 +38,10 @@ from snn_perception.nn import (
     Chain,
     FromMemoryModule,
     NeuronFactory,
+    PotentialStage,
     Spike,
+    SpikingStage,
+    beside,
     fold_time,
     membrane,
     membrane_dtype,
@@ -47,6 +50,7 @@ from snn_perception.nn import (
 )
 from snn_perception.ranks import sum_over_ranks
 from snn_perception.registry import API_VERSION, Component, ImportReport
+from snn_perception.selection import Selection
 from snn_perception.spec import ComponentRef, ModelSpec, StatePolicy
 from snn_perception.state import State
 from snn_perception.tensor_names import kernel_shape, names_in_row, some
@@ -64,6 +68,7 @@ from snn_perception.types import (
     Targets,
     Triggers,
 )
+from snn_perception.whole_steps import WholeRule, fused_whole_steps
 
 __all__ = [
     "API_VERSION",
@@ -92,6 +97,7 @@ __all__ = [
     "Labels",
     "Letterbox",
     "Losses",
+    "Mergeable",
     "ModelSpec",
     "NeuronFactory",
     "NormConv",
@@ -99,16 +105,21 @@ __all__ = [
     "Piece",
     "PluginError",
     "PointLayout",
+    "PotentialStage",
     "Recording",
+    "Selection",
     "SensorSize",
     "SnnPerceptionError",
     "SpecError",
     "Spike",
+    "SpikingStage",
     "State",
     "StatePolicy",
     "StepRule",
     "Targets",
     "Triggers",
+    "WholeRule",
+    "beside",
     "box_area",
     "can_fuse",
     "checked_root",
@@ -116,10 +127,12 @@ __all__ = [
     "choose_recordings",
     "class_wise_nms",
     "clip_boxes",
+    "convolution",
     "cxcywh_to_xyxy",
     "fit_into",
     "fold_time",
     "fused_steps",
+    "fused_whole_steps",
     "header_fault",
     "hookimpl",
     "in_turn",
@@ -139,6 +152,7 @@ __all__ = [
     "read_outline_labels",
     "read_sequence_labels",
     "resting",
+    "side_by_side",
     "some",
     "split_folder",
     "sum_over_ranks",

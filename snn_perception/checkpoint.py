@@ -81,6 +81,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, spec, weights, run if isinstance(run, dict) else {})
 
 
+def read_run_record(path: str | Path) -> dict[str, Any]:
+    """Return how a checkpoint's weights came about, without reading them; empty where nothing is said.
+
+    Raises:
+        CheckpointError: if the file is missing or no safetensors file.
+    """
+    try:
+        run = json.loads(read_texts(Path(path)).get("run", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its run record is damaged: {error}; copy it again") from error
+    return run if isinstance(run, dict) else {}
+
+
 def load_checkpoint(
     path: str | Path, *, registry: Registry | None = None, device: str | torch.device = "cpu"
 ) -> Detector:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_perception.detector import Detector
+from snn_perception.fold import Fusable, fuse_layers
 from snn_perception.state import State, count_elements
 from snn_perception.types import EventArray, EventWindow
 
@@ -76,6 +77,17 @@ def cost_of(detector: Detector) -> ModelCost:
         layers, state = _watch(detector, x.to(detector.device, detector.dtype))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     return ModelCost(parameters, count_elements(state), layers)
+
+
+def fused_cost_of(detector: Detector) -> ModelCost | None:
+    """Return what a window costs where every re-parameterised layer runs as the one convolution that it equals.
+
+    That is the network that a machine which adds one weight per spike runs, and that published figures count. In its
+    parts such a layer takes fewer operations. None for a model without such layers.
+    """
+    if not any(isinstance(part, Fusable) for part in detector.modules()):
+        return None
+    return cost_of(fuse_layers(copy.deepcopy(detector).to("meta")))
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +36,7 @@ class Detector(nn.Module):
         self.representation = _build(registry, "representation", spec.representation, spec.sensor_size)
         self.backbone: Any = _build(registry, "backbone", spec.backbone, self.representation.channels, neuron)
         self.head: Any = _build(registry, "head", spec.head, self.backbone.features, len(spec.classes), neuron)
+        self._skips_low_scores = "least_score" in inspect.signature(self.head.decode).parameters
 
     def represent(self, window: EventWindow) -> Tensor:
         """Return the input of one window [T, 1, C, H, W] in the weights' dtype, where they are.
@@ -64,22 +67,39 @@ class Detector(nn.Module):
         raw, head = self.head(maps, state["head"])
         return raw, {"backbone": backbone, "head": head}
 
-    def decode(self, raw: Any) -> list[Detections]:
+    def decode(
+        self, raw: Any, letterbox: Letterbox | Sequence[Letterbox] | None = None, *, least_score: float = 0.0
+    ) -> list[Detections]:
         """Return the detections of each batch row, boxes in pixels of `spec.sensor_size`.
 
         Where the representation enlarges its images, the head's boxes are taken back and cut to the sensor.
+
+        Args:
+            letterbox: how the input was made of images of another size, whose pixels the boxes are then in; one for
+                all rows, or one for each.
+            least_score: detections below it may be left out. Those above are the same as without it, sooner where the
+                head knows how (``decode(raw, size, least_score)``): a box is never suppressed by a worse one.
         """
-        letterbox: Letterbox | None = getattr(self.representation, "letterbox", None)
+        letterbox = letterbox or getattr(self.representation, "letterbox", None)
+        more = (least_score,) if self._skips_low_scores and least_score > 0 else ()
         if letterbox is None:
-            return self.head.decode(raw, self.spec.sensor_size)  # type: ignore[no-any-return]
-        found: list[Detections] = self.head.decode(raw, letterbox.target)
-        return [replace(one, xyxy=letterbox.boxes_to_source(one.xyxy)) for one in found]
+            return self.head.decode(raw, self.spec.sensor_size, *more)  # type: ignore[no-any-return]
+        first = letterbox if isinstance(letterbox, Letterbox) else letterbox[0]
+        found: list[Detections] = self.head.decode(raw, first.target, *more)  # the network's input, the same for all
+        of_rows = [letterbox] * len(found) if isinstance(letterbox, Letterbox) else letterbox
+        return [replace(row, xyxy=to.boxes_to_source(row.xyxy)) for row, to in zip(found, of_rows, strict=True)]
 
     @torch.no_grad()  # not inference_mode: a stream's state may go on into training
-    def infer(self, x: Tensor, state: State = None) -> tuple[list[Detections], State]:
-        """Return the detections of each batch row and the state after x [T, B, C, H, W]; keeps no gradients."""
+    def infer(
+        self, x: Tensor, state: State = None, letterbox: Letterbox | None = None
+    ) -> tuple[list[Detections], State]:
+        """Return the detections of each batch row and the state after x [T, B, C, H, W]; keeps no gradients.
+
+        Args:
+            letterbox: as of `decode`.
+        """
         raw, state = self(x, state)
-        return self.decode(raw), state
+        return self.decode(raw, letterbox), state
 
     @property
     def device(self) -> torch.device:

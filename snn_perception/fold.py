@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -33,6 +33,15 @@ class Fusable(Protocol):
 
     def fused(self) -> nn.Conv2d:
         """Return the equal convolution, on the same device and in the same dtype; self stays as it is."""
+        ...
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """A module that can compute several convolutions of the same input as one; `merge_siblings` lets it."""
+
+    def merged(self) -> nn.Module:
+        """Return the equal module; self stays as it is. Its norms are folded already."""
         ...
 
 
@@ -71,19 +80,42 @@ class NormConv(nn.Module):
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         shift = norm.bias.double() - norm.running_mean.double() * scale
         kernel = conv.weight.double()
-        result = nn.utils.skip_init(
-            nn.Conv2d,
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            stride=conv.stride,
-            padding=self.padding,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
+        bias = (kernel * shift[:, None, None]).sum(dim=(1, 2, 3))
+        return convolution(kernel * scale[:, None, None], bias, conv, padding=(self.padding, self.padding))
+
+
+def convolution(
+    kernel: Tensor,
+    bias: Tensor | None,
+    like: nn.Conv2d,
+    *,
+    padding: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    groups: int | None = None,
+) -> nn.Conv2d:
+    """Return a convolution for inference of this kernel [C', C / groups, h, w] and bias [C'] or None.
+
+    No random numbers are drawn, and nothing is loaded, as torch's own ways without initial values do.
+
+    Args:
+        like: whose device, dtype and, unless others are given, geometry it has.
+    """
+    groups = like.groups if groups is None else groups
+    with torch.random.fork_rng(devices=[]):
+        made = nn.Conv2d(
+            groups,
+            groups,
+            (kernel.shape[2], kernel.shape[3]),
+            stride=stride or like.stride,  # type: ignore[arg-type]
+            padding=like.padding if padding is None else padding,  # type: ignore[arg-type]
+            groups=groups,
+            bias=bias is not None,
         )
-        result.weight.copy_(kernel * scale[:, None, None])
-        result.bias.copy_((kernel * shift[:, None, None]).sum(dim=(1, 2, 3)))
-        return result.requires_grad_(False)
+    made.in_channels, made.out_channels = kernel.shape[1] * groups, kernel.shape[0]
+    made.weight = nn.Parameter(kernel.detach().to(like.weight, copy=True), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().to(like.weight, copy=True), requires_grad=False)
+    return made
 
 
 def fold_norms(model: Model) -> Model:
@@ -92,7 +124,7 @@ def fold_norms(model: Model) -> Model:
     Equal to the model in evaluation mode up to rounding, with spikes in place of normalised values as the input of its
     convolutions. The names in its state_dict differ, so that it is a form to run, not one to save or to train.
     """
-    return _with_children(model, lambda layer: layer.folded() if isinstance(layer, Foldable) else None)
+    return map_layers(model, lambda layer: layer.folded() if isinstance(layer, Foldable) else None)
 
 
 def fuse_layers(model: Model) -> Model:
@@ -103,10 +135,25 @@ def fuse_layers(model: Model) -> Model:
             return layer.fused()
         return layer.folded() if isinstance(layer, Foldable) else None
 
-    return _with_children(model, fuse)
+    return map_layers(model, fuse)
 
 
-def _with_children(model: Model, form: Callable[[nn.Module], nn.Module | None]) -> Model:
+def merge_siblings(model: Model) -> Model:
+    """Return a copy of a folded model with every `Mergeable` module in its merged form."""
+    return map_layers(model, lambda module: module.merged() if isinstance(module, Mergeable) else None)
+
+
+def side_by_side(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """Return one convolution whose output channels are those of several in turn, of the same input and geometry."""
+    biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convolutions]
+    return convolution(torch.cat([conv.weight for conv in convolutions]), torch.cat(biases), convolutions[0])
+
+
+def map_layers(model: Model, form: Callable[[nn.Module], nn.Module | None]) -> Model:
+    """Return a copy of a model, in evaluation mode, with layers replaced by what `form` returns for them, if anything.
+
+    A layer that is replaced is not looked into.
+    """
     result = copy.deepcopy(model).eval()
     _replace_children(result, form)
     return result.eval()

@@ -34,7 +34,11 @@ class ImportedModel:
         """Return what a checkpoint keeps of its origin: file name, digest, importer, report."""
         return {
             "imported_from": {"file": self.source, "sha256": self.sha256, "importer": self.report.importer},
-            "report": {**asdict(self.report), "defaults": dict(self.report.defaults)},
+            "report": {
+                **asdict(self.report),
+                "defaults": dict(self.report.defaults),
+                "windows": dict(self.report.windows),
+            },
         }
 
 

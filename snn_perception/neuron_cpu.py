@@ -25,10 +25,10 @@ class CompiledLoops:
 
     def forward(self, rule: StepRule, factor: Tensor | float, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return spikes and the last membrane."""
-        spikes, after, rows = torch.empty_like(x), torch.empty_like(v), _rows(x)
-        run = forward_kernel(_charge(rule), rows.dtype)
-        numbers = map(rows.dtype.type, (float(factor), rule.v_threshold))
-        in_threads(run, _chunks(v), 2, rows, _flat(v), rule.hard_reset, *numbers, _rows(spikes), _flat(after))
+        spikes, after, currents = torch.empty_like(x), torch.empty_like(v), rows(x)
+        run = forward_kernel(_charge(rule), currents.dtype)
+        numbers = map(currents.dtype.type, (float(factor), rule.v_threshold))
+        in_threads(run, chunks(v), 2, currents, flat(v), rule.hard_reset, *numbers, rows(spikes), flat(after))
         return spikes, after
 
     def backward(
@@ -42,14 +42,14 @@ class CompiledLoops:
         needs_v: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the gradients of the currents, of the first membrane and of the leak."""
-        g_x, g_v, rows = torch.empty_like(x), torch.empty_like(v) if needs_v else None, _rows(x)
+        g_x, g_v, currents = torch.empty_like(x), torch.empty_like(v) if needs_v else None, rows(x)
         surrogate = Surrogate[rule.surrogate.upper()]
-        run, reset = backward_kernel(_charge(rule), surrogate, rows.dtype), (rule.hard_reset, rule.detach_reset)
-        numbers = map(rows.dtype.type, (float(factor), rule.v_threshold, rule.alpha))
-        nothing, g_factor = np.empty(0, rows.dtype), np.zeros(_chunks(v))
-        given = _rows(g_spikes.contiguous()), nothing if g_after is None else _flat(g_after.contiguous())
-        wanted = _rows(g_x), nothing if g_v is None else _flat(g_v), g_factor
-        in_threads(run, _chunks(v), 2, rows, _flat(v), *reset, *numbers, *given, *wanted)
+        run, reset = backward_kernel(_charge(rule), surrogate, currents.dtype), (rule.hard_reset, rule.detach_reset)
+        numbers = map(currents.dtype.type, (float(factor), rule.v_threshold, rule.alpha))
+        nothing, g_factor = np.empty(0, currents.dtype), np.zeros(chunks(v))
+        given = rows(g_spikes.contiguous()), nothing if g_after is None else flat(g_after.contiguous())
+        wanted = rows(g_x), nothing if g_v is None else flat(g_v), g_factor
+        in_threads(run, chunks(v), 2, currents, flat(v), *reset, *numbers, *given, *wanted)
         return g_x, g_v, torch.tensor(g_factor.sum(), dtype=x.dtype) if rule.leak == "times" else None
 
 
@@ -57,13 +57,16 @@ def _charge(rule: StepRule) -> Charge:
     return Charge.SUM if rule.leak == "none" else _CHARGES[rule.leak, rule.decay_input]
 
 
-def _rows(x: Tensor) -> np.ndarray[Any, Any]:
+def rows(x: Tensor) -> np.ndarray[Any, Any]:
+    """Return the memory of contiguous x [T, ...] as an array [T, N]."""
     return x.detach().view(len(x), -1).numpy()
 
 
-def _flat(x: Tensor) -> np.ndarray[Any, Any]:
+def flat(x: Tensor) -> np.ndarray[Any, Any]:
+    """Return the memory of a contiguous tensor as an array [N]."""
     return x.detach().view(-1).numpy()
 
 
-def _chunks(v: Tensor) -> int:
+def chunks(v: Tensor) -> int:
+    """Return into how many pieces the kernels cut the work on a membrane."""
     return -(-v.numel() // CHUNK)

@@ -9,7 +9,10 @@ operations. What is traced or exported takes the plain formula: see `fusing`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
 import torch
@@ -60,11 +63,21 @@ def fused_steps(current: Tensor, v: Tensor, rule: StepRule, factor: Tensor | flo
         rule: of the steps.
         factor: of the leak: a scalar tensor of the membrane's dtype that may need a gradient, or a float.
     """
-    # Memory in the order of channels_last goes through as it lies; neurons do not know their neighbours.
-    channels_last = current.dim() == 5 and not current.is_contiguous() and current.movedim(2, -1).is_contiguous()
+    return in_memory_order(current, v, lambda x, before: _Steps.apply(x, before, factor, rule))  # type: ignore[no-untyped-call]
+
+
+def in_memory_order(
+    current: Tensor, v: Tensor, run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Return what `run` gives for contiguous currents [T, B, ...] and membrane [B, ...], in the order that these had.
+
+    Memory in the order of channels_last goes through as it lies; neurons do not know their neighbours.
+    """
+    # Looked at step by step: the same current at every step is one image in memory, repeated by a stride of 0.
+    channels_last = current.dim() == 5 and not current.is_contiguous() and current[0].movedim(1, -1).is_contiguous()
     if channels_last:
         current, v = current.movedim(2, -1), v.movedim(1, -1)
-    spikes, after = _Steps.apply(current.contiguous(), v.contiguous(), factor, rule)  # type: ignore[no-untyped-call]
+    spikes, after = run(current.contiguous(), v.contiguous())
     return (spikes.movedim(-1, 2), after.movedim(-1, 1)) if channels_last else (spikes, after)
 
 
@@ -94,12 +107,26 @@ class Engine(Protocol):
 
 
 def engine_for(device: torch.device) -> Engine:
-    """Return the engine of a device; a library's kernels for one kind of device would be chosen here."""
+    """Return the engine of a device: compiled loops on the CPU, Triton's kernels on a GPU where they can be used."""
     if device.type == "cpu":
         from snn_perception.neuron_cpu import CompiledLoops  # numba loads when the first neuron runs
 
         return CompiledLoops()
+    if has_kernels(device):
+        from snn_perception.neuron_triton import TritonSteps
+
+        return TritonSteps()
     return TensorOperations()
+
+
+@cache
+def has_kernels(device: torch.device) -> bool:
+    """Return whether Triton's kernels can be used on a device: a GPU on which they give the operations' numbers."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from snn_perception.neuron_triton import trusted
+
+    return trusted(device)
 
 
 class TensorOperations:

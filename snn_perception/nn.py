@@ -23,6 +23,14 @@ def fold_time(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y.unflatten(0, x.shape[:2])
 
 
+def beside(maps: Sequence[Tensor]) -> Tensor:
+    """Return maps [T, B, C_i, H, W] as one of all their channels, in the memory order of the maps.
+
+    Of five axes torch does not know the order of channels_last, and would bring it into its own and back.
+    """
+    return torch.cat([x.flatten(0, 1) for x in maps], dim=1).unflatten(0, maps[0].shape[:2])
+
+
 def membrane_dtype(current: Tensor) -> torch.dtype:
     """Return the dtype for membranes: the wider of float32 and the input's, also under autocast.
 
@@ -32,8 +40,8 @@ def membrane_dtype(current: Tensor) -> torch.dtype:
 
 
 def resting(current: Tensor) -> Tensor:
-    """Return a membrane at rest for an input [T, B, ...]: zeros [B, ...] in the membrane's dtype."""
-    return torch.zeros(current.shape[1:], dtype=membrane_dtype(current), device=current.device)
+    """Return a membrane at rest for an input [T, B, ...]: zeros [B, ...] in the membrane's dtype, in memory alike."""
+    return torch.zeros_like(current[0], dtype=membrane_dtype(current))
 
 
 def membrane(state: State, current: Tensor) -> Tensor:
@@ -66,6 +74,35 @@ class Spike(nn.Module):
         if self.training:
             return self.surrogate(v - threshold)
         return (v >= threshold).to(v.dtype)
+
+
+class SpikingStage(nn.Module):
+    """A layer without time whose output is the current of a neuron: ``(x, v) -> (spikes, v)``."""
+
+    def __init__(self, current: nn.Module, neuron: nn.Module) -> None:
+        super().__init__()
+        self.current, self.neuron = current, neuron
+
+    def forward(self, x: Tensor, v: State = None) -> tuple[Tensor, State]:
+        """Return spikes [T, B, C', H', W'] of x [T, B, C, H, W], and the neuron's state."""
+        spikes, v = self.neuron(fold_time(self.current, x), v)
+        return spikes, v
+
+
+class PotentialStage(nn.Module):
+    """A neuron, then a layer without time that takes its spikes: ``(potentials, v) -> (potentials, v)``.
+
+    Nothing else sees the spikes, so that an engine may keep them in whatever form the layer reads fastest.
+    """
+
+    def __init__(self, neuron: nn.Module, current: nn.Module) -> None:
+        super().__init__()
+        self.neuron, self.current = neuron, current
+
+    def forward(self, x: Tensor, v: State = None) -> tuple[Tensor, State]:
+        """Return potentials [T, B, C', H', W'] of potentials x [T, B, C, H, W], and the neuron's state."""
+        spikes, v = self.neuron(x, v)
+        return fold_time(self.current, spikes), v
 
 
 class Chain(nn.Module):

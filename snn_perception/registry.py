@@ -88,6 +88,8 @@ class ImportReport:
         missing, unexpected: names the model needs and the file lacks, and the other way round.
         defaults: what the file does not hold and where the value came from, name -> text.
         notes: anything else a person should know.
+        windows: how the authors cut windows for training, as the data section of a run file has it:
+            ``{"windows": "label", "lookback": True}``; ``evaluate`` does so too. Empty where it is not known.
     """
 
     importer: str
@@ -96,6 +98,7 @@ class ImportReport:
     unexpected: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    windows: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

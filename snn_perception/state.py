@@ -6,13 +6,14 @@ is all zeros, so that rows can be reset, stacked and split without knowing the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Union
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Union
 
 import torch
 from torch import Tensor
 
 State = Union[Tensor, tuple["State", ...], dict[str, "State"], None]
+_LEAF = "leaf"  # in an outline
 
 
 def tree_map(function: Callable[[Tensor], Tensor], state: State) -> State:
@@ -69,7 +70,40 @@ def named_leaves(state: State, prefix: str = "") -> Iterator[tuple[str, Tensor]]
         return
     parts = enumerate(state) if isinstance(state, tuple) else state.items()
     for name, part in parts:
-        yield from named_leaves(part, f"{prefix}.{name}" if prefix else str(name))
+        yield from named_leaves(part, _joined(prefix, name))
+
+
+def outline(state: State) -> Any:
+    """Return a state's structure in plain types, for JSON; `from_leaves` builds the state again."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return _LEAF
+    if isinstance(state, tuple):
+        return [outline(part) for part in state]
+    return {name: outline(part) for name, part in state.items()}
+
+
+def from_leaves(structure: Any, leaves: Mapping[str, Tensor], prefix: str = "") -> State:
+    """Return the state of an `outline` with its leaves by their dotted names, as `named_leaves` gives them.
+
+    Raises:
+        KeyError: if a leaf is missing.
+        ValueError: if `structure` is no outline.
+    """
+    if structure is None:
+        return None
+    if structure == _LEAF:
+        return leaves[prefix]
+    if isinstance(structure, list):
+        return tuple(from_leaves(part, leaves, _joined(prefix, i)) for i, part in enumerate(structure))
+    if isinstance(structure, dict):
+        return {name: from_leaves(part, leaves, _joined(prefix, name)) for name, part in structure.items()}
+    raise ValueError(f"expected the outline of a state, got {structure!r:.40}")
+
+
+def _joined(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
 
 
 def stack_rows(states: Sequence[State]) -> State:

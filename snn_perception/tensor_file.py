@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from snn_perception.errors import CheckpointError, SnnPerceptionError
 from snn_perception.whole_file import whole_file
 
 DIGEST = "sha256"
+_NUMPY_TYPES = {"BOOL", "I8", "I16", "I32", "I64", "U8", "F16", "F32", "F64"}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
@@ -60,15 +62,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: if it is no safetensors file, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            texts = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        with safe_open(path, framework="np") as plain, safe_open(path, framework="pt") as others:
+            texts = dict(plain.metadata() or {})
+            tensors = {name: _tensor(name, plain, others) for name in plain.keys()}  # noqa: SIM118  (not a mapping)
         is_whole = texts.get(DIGEST) == _digest(tensors, texts)
     except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not is_whole:
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its contents; copy it again")
     return tensors, texts
+
+
+def _tensor(name: str, plain: Any, others: Any) -> Tensor:
+    """Return a tensor of a file that is open for NumPy and for torch.
+
+    safetensors 0.8 loses two numbers with every tensor that it makes for torch, so that a node which is configured over
+    and over would grow; with arrays it does not.
+    """
+    if plain.get_slice(name).get_dtype() in _NUMPY_TYPES:
+        return torch.from_numpy(plain.get_tensor(name))
+    tensor: Tensor = others.get_tensor(name)
+    return tensor
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

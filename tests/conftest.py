@@ -26,3 +26,11 @@ def _no_plugins_from_outside(monkeypatch):
 def registry() -> Registry:
     """The core's components and those of every installed plugin."""
     return load_registry(environment=False)
+
+
+@pytest.fixture
+def threads():
+    """Restore the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -261,6 +261,18 @@ class TestScores:
             np.testing.assert_allclose(a.score, b.score, atol=1e-6)
         assert len({float(score) for outcome in one.outcomes for score in outcome.score}) > 5
 
+    def test_figures_do_not_depend_on_the_threads_that_read(self, root, registry, monkeypatch):
+        detector = build_preset("spikeyolo_s_coco", registry=registry, **SMALL)
+        found = []
+        for threads in (1, 4):
+            monkeypatch.setattr("snn_perception.evaluation.job.reading_threads", lambda most, n=threads: min(n, most))
+            found.append(
+                evaluate_detector(detector, opened(root, registry), registry, named_protocol("coco"), rows=3).outcomes
+            )
+        for a, b in zip(*found, strict=True):
+            assert a.name == b.name and len(a.score)
+            assert np.array_equal(a.xywh, b.xywh) and np.array_equal(a.score, b.score)
+
     def test_without_any_box_there_is_nothing_to_compare(self, root, registry):
         rewrite(root, lambda content: content["annotations"].clear())
         detector = build_preset("spikeyolo_s_coco", registry=registry, **SMALL)

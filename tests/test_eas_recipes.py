@@ -23,7 +23,8 @@ PUBLISHED = {
 
 
 def test_every_published_row_has_its_recipe():
-    assert {name for name in recipes() if name.startswith("eas_snn_")} == PUBLISHED.keys()
+    ours = {"eas_snn_synthetic", "eas_snn_synthetic_reset"}  # for the synthetic drives: no row of the authors'
+    assert {name for name in recipes() if name.startswith("eas_snn_")} == PUBLISHED.keys() | ours
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

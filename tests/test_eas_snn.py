@@ -397,3 +397,4 @@ def test_raw_events_of_1mpx_by_option(registry):
     for spec in (half, full):
         bins = registry.build("representation", "micro_bins", spec.sensor_size, **spec.representation.options)
         assert bins.output_size == SensorSize(640, 640) and bins.letterbox.scaled == SensorSize(360, 640)
+        assert bins.is_incremental and bins.bins(0, 200_000).edges.tolist() == [0, 50_000, 100_000, 150_000, 200_000]

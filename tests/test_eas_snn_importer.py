@@ -10,10 +10,12 @@ from snn_perception_plugins.eas_snn.keys import Network, plain_name, tensor_tabl
 from snn_perception_plugins.eas_snn.presets import MODES, SIZES
 
 from snn_perception import load_checkpoint
-from snn_perception.checkpoint import load_weights
+from snn_perception.checkpoint import load_weights, read_run_record
 from snn_perception.cli import convert as convert_command
+from snn_perception.data.window_rule import WindowRule
 from snn_perception.detector import Detector, resolve
 from snn_perception.errors import CheckpointError
+from snn_perception.evaluation.window_choice import OF_IMPORT, ChosenRule, choose_rule
 from snn_perception.importing import import_weights
 from snn_perception.testing import sparse_input
 
@@ -108,6 +110,8 @@ def test_published_shapes_give_the_published_presets(size, mode, classes, import
     expected = registry.build("preset", preset, mode=mode, **SIZES[size])
     assert resolve(spec, registry) == resolve(expected, registry)
     assert report.notes == (f"{size.upper()}, mode {mode}, branch {branch['branch']}, sampler arsnn",)
+    windows = {2: {"windows": "label", "lookback": True}, 3: {"windows": "label"}, 100: {"windows": "recording"}}
+    assert report.windows == windows[classes]
 
 
 def test_names_of_other_modes_and_branches():
@@ -154,6 +158,7 @@ def test_other_numbers_of_classes_are_numbered(importer, registry):
     state, _ = authors_state(small(num_classes=7), registry)
     spec, _, report = importer(state, {})
     assert spec.classes == tuple(f"class_{i}" for i in range(7)) and "numbered" in report.defaults["classes"]
+    assert report.windows == {}, "no data set, no rule"
 
 
 def test_the_unused_stacks_of_the_option_split_are_left_out_visibly(importer, state):
@@ -218,6 +223,8 @@ class TestFiles:
         told = json.loads(capsys.readouterr().out)
         assert "eas_snn" in json.dumps(told) and "per_window (published)" in json.dumps(told)
         detector = load_checkpoint(tmp_path / "eas.safetensors")
+        chosen = choose_rule(read_run_record(tmp_path / "eas.safetensors"), detector.spec.state_policy)
+        assert chosen == ChosenRule(WindowRule("label", lookback=True), OF_IMPORT)
         assert torch.equal(detector.head.cls_preds[2].bias, state["head.cls_preds.2.bias"])
 
 

@@ -90,6 +90,15 @@ def test_the_report_is_complete_and_its_links_lead_somewhere(place):
     assert f"`{metrics['card']['hash']}`" in text
     assert re.search(r"^\| weights \| [\d.]+ [kM]?B \|$", text, re.MULTILINE)
     assert "estimate for neuromorphic hardware" in text and metrics["energy"]["variants"][2]["formula"] in text
+    layers, energy = metrics["operations"]["layers"], metrics["energy"]["layers_nanojoules"]
+    assert list(layers) == list(energy) and len(layers) > 2
+    for name, one in layers.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {one['input']}"))
+        assert f"| {one['operation']} |" in row and f"| {energy[name]['event_ac']:.4g} |" in row
+        assert f"| {one['input_rate']:.2%} | {one['input_mean']:.4f} |" in row
+    total = next(one["microjoules"] for one in metrics["energy"]["variants"] if one["name"] == "event_ac")
+    assert sum(one["event_ac"] for one in energy.values()) == pytest.approx(1e3 * total, rel=1e-12)
+    assert f"| {1e3 * total:.4g} |" in next(line for line in text.splitlines() if line.startswith("| **all** |  |"))
     assert "Saturated layers" in text, "the second layer of the tiny network fires nearly always"
     assert "--save-detections" in text, "the command that made it"
     assert not list(report.rglob("*.tmp*")) and not list(report.glob("pictures/.*"))
@@ -129,6 +138,10 @@ def test_json_is_what_the_report_holds_and_says_everything_in_plain_values(place
         "limit": None,
         "data_options": {},
         "max_windows": None,
+        "windows": "grid",
+        "lookback": False,
+        "windows_from": "by default",
+        "engine": "detector",
         "score_threshold": 0.0,
         "device": "cpu",
         "threads": 1,
@@ -282,6 +295,10 @@ def test_a_report_changed_by_hand_is_refused(place, tmp_path, capsys):
     ):
         assert main(["--compare", str(place / "report"), str(path)]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_steps_are_those_of_a_model_that_may_stop_early(place, capsys):
+    assert "steps: expected a model that runs several network steps" in refused(capsys, place, "--steps", "1")
 
 
 # Errors

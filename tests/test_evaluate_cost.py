@@ -270,6 +270,8 @@ def test_integer_spikes_count_as_often_as_they_say_and_counts_of_events_are_mult
     assert operations.acs == second.effective
     assert operations.analog_macs == first.dense + third.dense
     assert operations.effective_macs == first.effective + third.effective < operations.analog_macs
+    assert second.input_mean == pytest.approx(sum(float(x.mean()) for x in spikes) / 3)
+    assert second.input_mean > 1.1 * second.input_rate > 0
     firing = firing_of(activity)
     assert firing.fires_integers and firing.layers["backbone.neuron"].mean > firing.layers["backbone.neuron"].rate
 
@@ -315,6 +317,53 @@ def test_energy_by_hand():
     assert report["event_ac_neurons_memory"] == pytest.approx(11.4 + (2 * 2e6 + 4e6) * 24.96e-6)
     assert report.label == "estimate for neuromorphic hardware"
     assert all("pJ" in variant.formula for variant in report.variants)
+    assert [report.layers[name].event_ac for name in layers] == pytest.approx([1e3 * 4.6, 2e3 * 0.9, 3e3 * 0.9])
+    assert [report.layers[name].dense_mac for name in layers] == pytest.approx([4.6e3, 9e3 * 4.6, 5e3 * 4.6])
+    assert [one["dense_ac"] for one in report.as_dict()["layers_nanojoules"].values()] == pytest.approx(
+        [0.9e3, 9e3 * 0.9, 5e3 * 0.9]
+    )
+
+
+FAMILIES = {
+    "st_vgg_ssd_16": {"height": 48, "width": 64},
+    "rescat_ssd_16": {"height": 64, "width": 64},
+    "spikeyolo_s_gen1": {"width_factor": 0.125, "depth_factor": 0.1, "network_size": [64, 64]},
+    "eas_snn_s_full_spike": {"width_factor": 0.125, "height": 64, "width": 64, "network_size": [64, 64]},
+}
+
+
+@pytest.mark.parametrize("preset", FAMILIES)
+def test_the_table_of_layers_adds_up_to_the_totals(preset):
+    detector = build_preset(preset, registry=REGISTRY, seed=0, **FAMILIES[preset])
+    size, length = detector.spec.sensor_size, detector.spec.window_us
+    inputs = [detector.represent(w) for w in random_windows(3, size, window_us=length, per_window=20_000)]
+    wake(detector, inputs)
+    seen = {}
+
+    def watch(name):
+        def see(module, args, output):
+            x = args[0].double()
+            fired, total, cells = seen.get(name, (0, 0.0, 0))
+            seen[name] = fired + int(x.count_nonzero()), total + float(x.sum()), cells + x.numel()
+
+        return see
+
+    units = weighted_layers(detector)
+    activity, input_layers = measured(detector, inputs, [(u.module, watch(name)) for name, u in units.items()])
+    operations = operations_of(activity, detector, input_layers)
+    energy = energy_of(operations)
+    for way in ("dense_mac", "dense_ac", "event_ac"):
+        total = sum(getattr(one, way) for one in energy.layers.values())
+        assert total / 1e3 == pytest.approx(energy[way], rel=1e-12) and total > 0
+    assert list(energy.layers) == list(operations.layers)
+    assert {one.operation for one in operations.layers.values()} == {"AC", *(["MAC"] if operations.analog_macs else [])}
+    spiking = [one for one in operations.layers.values() if one.is_accumulate]
+    assert len(spiking) > 10 and min(one.effective for one in spiking) > 0, "every layer is behind spikes"
+    assert sum(one.effective for one in spiking) == operations.acs
+    for name, one in operations.layers.items():
+        fired, total, cells = seen[name]
+        assert one.input_rate == fired / cells and one.input_mean == pytest.approx(total / cells, rel=1e-6)
+        assert 0 < one.effective <= (4 if one.input == "integer" else 1) * one.dense
 
 
 def test_energy_follows_the_named_constants():

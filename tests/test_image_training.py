@@ -2,7 +2,9 @@
 
 import colorsys
 import json
+import threading
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +29,16 @@ from snn_perception.data.labels import Labels, write_labels
 from snn_perception.errors import SpecError
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.training.config import DataConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+from snn_perception.training.engine import Engine
+from snn_perception.training.feed import Sample, stack
 from snn_perception.training.images import ImageFeed, RandomImages
 from snn_perception.training.loop import train
 from snn_perception.training.optimizer import OptimizerConfig
+from snn_perception.training.prefetch import prefetched
 from snn_perception.training.reports import Silent
 from snn_perception.training.run_file import load_run
-from snn_perception.types import EventArray, SensorSize
+from snn_perception.training.steps import Recurrence
+from snn_perception.types import EventArray, SensorSize, Targets
 from tests.coco_support import CLASSES, write_set
 from tests.training_support import GEN1
 
@@ -216,6 +222,18 @@ class TestFeed:
         share = next(RandomImages(feed, rows=2, own=range(1, 2), seed=1).batches(2))
         assert torch.equal(share.x, batches[2].x[:, 1:])
 
+    def test_batches_do_not_depend_on_the_threads_that_read(self, root, registry):
+        feed = feed_of(root, registry)
+        alone = RandomImages(feed, rows=3, own=range(3), seed=1).batches(2)
+        several = RandomImages(feed, rows=3, own=range(3), seed=1, threads=4).batches(2)
+        with prefetched(several, 2) as ahead:
+            for one, other in islice(zip(alone, ahead, strict=False), 6):
+                assert one.step == other.step and torch.equal(one.x, other.x) and one.x.std() > 0
+                for a, b in zip(one.targets, other.targets, strict=True):
+                    assert np.array_equal(a.xyxy, b.xyxy) and np.array_equal(a.class_id, b.class_id)
+            assert any(thread.name.startswith("in_order") for thread in threading.enumerate())
+        assert not any(thread.name.startswith(("in_order", "prefetch")) for thread in threading.enumerate())
+
 
 def run_of(root, *, preset="spikeyolo_s_coco", **settings) -> RunConfig:
     options = {"mode": "windows", "lanes": 2, "epochs": 2, "lr": 4e-3, "weight_decay": 5e-5, "clip_norm": 10.0}
@@ -255,6 +273,64 @@ class TestRuns:
             config = replace(config, model=model)
         with pytest.raises(SpecError, match=fault):
             train(config, registry, tmp_path / "run")
+
+
+class TestBackground:
+    """Images without objects, and rows without labels."""
+
+    ROWS = 2
+
+    def batch(self, feed, **changed):
+        samples = [replace(feed.pick(number, epoch=0), **changed) for number in (3, 4)]
+        return stack(samples, step=0)
+
+    def steps(self, preset, registry, feed):
+        options = {"classes": list(CLASSES), "network_size": [64, 64], "width_factor": 0.125}
+        detector = build_preset(preset, registry=registry, seed=0, **options).train()
+        config = TrainConfig(mode="windows", lanes=self.ROWS, lr=0.01)
+        engine = Engine(detector, config, torch.device("cpu"))
+        return detector, engine, Recurrence(detector, engine, config, feed.head_size)
+
+    @pytest.fixture
+    def feed(self, tmp_path, registry):
+        root = write_set(tmp_path / "background", images=5, empty=2)
+        return feed_of(root, registry, ImageChanges())
+
+    def test_it_lowers_the_scores(self, feed, registry):
+        detector, engine, steps = self.steps("spikeyolo_s_coco", registry, feed)
+        batch = self.batch(feed)
+        assert [len(targets) for targets in batch.targets] == [0, 0]
+
+        def scores() -> float:
+            with torch.no_grad():
+                raw, _ = detector(batch.x, None)
+            return float(torch.cat([level[:, 64:].sigmoid().flatten() for level in raw]).mean())
+
+        before = scores()
+        taken = [steps.take(batch, 0, ends_chunk=True, epochs_done=0.0) for _ in range(5)]
+        losses = [one.losses for one in taken]
+        assert engine.updates == 5 and all(one.grad_norm > 0 for one in taken)
+        assert losses[0]["box"] == losses[0]["dfl"] == 0, "there is no box to be wrong about"
+        assert 0 < losses[-1]["class"] < 0.8 * losses[0]["class"] and 0 < scores() < 0.8 * before
+
+    def test_rows_without_labels_count_for_nothing(self, feed, registry):
+        detector, engine, steps = self.steps("spikeyolo_s_coco", registry, feed)
+        weights = [parameter.detach().clone() for parameter in detector.parameters()]
+        taken = steps.take(self.batch(feed, targets=None), 0, ends_chunk=True, epochs_done=0.0)
+        assert engine.updates == 0 and taken.losses == {} and taken.grad_norm is None
+        assert all(torch.equal(a, b) for a, b in zip(weights, detector.parameters(), strict=True))
+
+    def test_heads_that_divide_by_matched_places_pass_over_it(self, feed, registry):
+        """EAS-SNN's loss of an empty batch is a sum over all anchor points, hundreds of times its usual size."""
+        _, engine, steps = self.steps("eas_snn_s_use_spike", registry, feed)
+        samples = [
+            Sample(
+                torch.rand(4, 2, 64, 64), Targets(np.empty((0, 4), np.float32), np.empty(0, np.int64)), is_start=True
+            )
+            for _ in range(self.ROWS)
+        ]
+        taken = steps.take(stack(samples, 0), 0, ends_chunk=True, epochs_done=0.0)
+        assert engine.updates == 0 and taken.losses == {}
 
 
 class Scores(Silent):

@@ -19,6 +19,7 @@ from snn_perception.data.window_rule import WindowRule
 from snn_perception.errors import EventDataError, SpecError
 from snn_perception.evaluation.protocol import named_protocol
 from snn_perception.evaluation.run import evaluate_detector
+from snn_perception.evaluation.window_choice import BY_DEFAULT, BY_HAND, OF_DATA, OF_IMPORT, OF_RUN, choose_rule
 from snn_perception.events.dat import DatRecording
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.events.recording import Recording
@@ -249,14 +250,76 @@ def test_the_command_says_how_windows_were_cut(root, detector, tmp_path, capsys)
         return json.loads(capsys.readouterr().out)
 
     plain, label = told(), told("--windows", "label", "--lookback")
-    assert label["settings"]["windows"] == "label" and label["settings"]["lookback"] is True
-    assert "windows" not in plain["settings"]
+    assert rule_told(label) == ("label", True, "asked for") and rule_told(plain) == ("grid", False, "by default")
     assert label["data"]["events"] == sum(len(within(span)) for span in spans(LOOKBACK)) != plain["data"]["events"]
     assert label["scores"]["detections"] > 10
     assert main([str(tmp_path / "tiny.safetensors"), *options, "--lookback"]) == 1
     assert "lookback: expected windows: label" in capsys.readouterr().err
     assert main(["--detections", "some.jsonl", "--windows", "label", *options]) == 2
     assert "--windows is for a MODEL" in capsys.readouterr().err
+
+
+def rule_told(values: dict) -> tuple:
+    return tuple(values["settings"][name] for name in ("windows", "lookback", "windows_from"))
+
+
+@pytest.mark.usefixtures("_threads_as_before")
+@pytest.mark.slow
+def test_the_command_cuts_windows_as_the_weights_were_trained(root, detector, tmp_path, capsys):
+    trained = {"config": {"data": {"windows": "label", "lookback": True}}}
+    path = tmp_path / "trained.safetensors"
+    save_checkpoint(path, detector, run=trained)
+    options = ["--plugin", str(TINY), "--data", f"gen1:{root}", "--protocol", "none", "--quick"]
+
+    def told(*more: str) -> dict:
+        capsys.readouterr()
+        assert main([str(path), *options, "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    own, grid, plain = told("-o", str(tmp_path / "report")), told("--windows", "grid"), told("--no-lookback")
+    assert rule_told(own) == ("label", True, "as the checkpoint was trained")
+    assert rule_told(grid) == ("grid", False, "asked for") and rule_told(plain) == ("label", False, "asked for")
+    assert own["data"]["events"] == sum(len(within(span)) for span in spans(LOOKBACK)) != grid["data"]["events"]
+    assert plain["data"]["events"] == sum(len(within(span)) for span in spans(LABEL)) != own["data"]["events"]
+    report = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert "Windows: ending at each label time with look-back (as the checkpoint was trained)." in report
+    capsys.readouterr()
+    assert main([str(path), *options]) == 0
+    assert "ending at each label time with look-back (as the checkpoint was trained)" in capsys.readouterr().out
+
+
+IMPORTED = {"report": {"windows": {"windows": "label"}}}
+
+
+@pytest.mark.parametrize(
+    ("run", "policy", "asked", "expected"),
+    [
+        ({}, "per_window", {}, ("grid", False, BY_DEFAULT)),
+        ({"config": {"data": {"windows": "recording"}}}, "per_window", {}, ("recording", False, OF_RUN)),
+        (
+            {"config": {"data": {"windows": "label"}}},
+            "carry",
+            {},
+            ("grid", False, "trained with windows: label, which"),
+        ),
+        ({"config": {"data": {"windows": "grid"}}, **IMPORTED}, "per_window", {}, ("grid", False, OF_RUN)),
+        (IMPORTED, "per_window", {}, ("label", False, OF_IMPORT)),
+        (IMPORTED, "per_window", {"lookback": True}, ("label", True, BY_HAND)),
+        (IMPORTED, "per_window", {"kind": "grid"}, ("grid", False, BY_HAND)),
+        (IMPORTED, "per_window", {"has_windows": True}, ("grid", False, OF_DATA)),
+        ({"config": "text", "report": {"windows": []}}, "per_window", {}, ("grid", False, BY_DEFAULT)),
+        ({"config": {"data": {"windows": "of a later version"}}}, "per_window", {}, ("grid", False, BY_DEFAULT)),
+        ({"config": {"data": {"windows": 7}}}, "per_window", {}, ("grid", False, BY_DEFAULT)),
+    ],
+)
+def test_which_rule_is_in_force(run, policy, asked, expected):
+    chosen = choose_rule(run, policy, **asked)
+    assert (chosen.rule.kind, chosen.rule.lookback) == expected[:2] and chosen.origin.startswith(expected[2])
+
+
+def test_look_back_without_labels_is_refused():
+    with pytest.raises(SpecError, match="lookback: expected windows: label"):
+        choose_rule({}, "per_window", lookback=True)
 
 
 class Losses(Silent):

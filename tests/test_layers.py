@@ -26,6 +26,7 @@ LAYERS = (
         "types",
         "state",
         "boxes",
+        "selection",
         "whole_file",
         "tensor_file",
         "tensor_names",
@@ -36,16 +37,19 @@ LAYERS = (
     (
         "fused operations",
         *("events.jit", "fusing", "kernel_threads", "neuron_steps", "neuron_cpu", "neuron_kernels"),
-        *("norm_convolution", "norm_kernels"),
+        *("norm_convolution", "norm_kernels", "native", "whole_steps", "whole_cpu", "whole_kernels"),
+        *("neuron_triton", "triton_kernels"),
     ),
     ("vocabulary of plugins", "nn", "fold", "spec", "hookspecs", "registry", "discovery", "builtin_components"),
     (
         "building and feeding",
-        *("detector", "checkpoint", "spike_driven", "zoo", "foreign", "importing", "cost", "events", "data", "synth"),
+        *("detector", "membranes", "anytime", "checkpoint", "spike_driven", "zoo", "foreign", "importing", "cost"),
+        *("events", "data", "synth", "images"),
         *("neuron_steps", "neuron_cpu", "neuron_kernels"),
     ),
     ("door for plugins", "api", "testing"),
-    ("using a detector", "runtime", "training", "evaluation", "doctor"),
+    ("running a step", "engine"),
+    ("using a detector", "runtime", "training", "evaluation", "doctor", "benchmark"),
     ("edge", "cli", "ros", "__main__"),
 )
 # Imports names lazily from anywhere, for `from snn_perception import ...`.

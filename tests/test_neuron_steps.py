@@ -236,11 +236,16 @@ def test_memory_in_another_order(fused_calls):
     with torch.no_grad():
         spikes, _ = neuron(channels_last, v)
     assert spikes.stride() == channels_last.stride(), "the next convolution finds its layout"
+    repeated = channels_last[:1].expand(3, -1, -1, -1, -1)
+    assert_same(neuron, repeated, v)
+    with torch.no_grad():
+        spikes, _ = neuron(repeated, v)
+    assert spikes.stride() == channels_last.stride(), "the same current at every step has its layout too"
     strided = currents(3, 2, 10, 4, 7)[:, :, ::2]
     assert_same(neuron, strided, v)
     assert_same(neuron, currents(3, 2, 1, 4, 7).expand(3, 2, 5, 4, 7), v)
     assert_same(neuron, currents(3, 7, 4, 5, 2).permute(0, 4, 3, 2, 1), v.permute(3, 0, 1, 2).permute(1, 2, 3, 0))
-    assert len(fused_calls) == 9
+    assert len(fused_calls) == 12
 
 
 def test_nothing_is_a_batch_too():

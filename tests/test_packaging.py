@@ -29,7 +29,9 @@ ROSDEP_KEYS = {
     "python3-yaml",
 }
 ROS_PACKAGES = {
+    "ament_flake8",
     "ament_index_python",
+    "ament_pep257",
     "builtin_interfaces",
     "diagnostic_msgs",
     "event_camera_msgs",
@@ -262,10 +264,11 @@ def test_install_space_is_complete(workspace, distribution):
     assert scripts == set(entry_points(distribution, "console_scripts"))
     assert (share / "ament_index" / "resource_index" / "packages" / "snn_perception").exists()
     assert (share / "snn_perception" / "package.xml").exists()
-    for name in ("launch", "config"):
+    for name in ("launch", "config", "config/sros2"):
         sources = {path.name for path in (ROOT / name).glob("*") if path.suffix in (".py", ".yaml", ".xml")}
         installed = share / "snn_perception" / name
-        assert ({path.name for path in installed.iterdir()} if installed.exists() else set()) == sources
+        found = installed.iterdir() if installed.exists() else ()
+        assert {path.name for path in found if path.is_file()} == sources
     if kind == "plain":
         assert list(prefix.glob("lib/python3*/site-packages/snn_perception/py.typed"))
 
@@ -285,6 +288,25 @@ print(json.dumps({
     for file in [*found["files"], *found["plugins"].values()]:
         assert Path(file).is_relative_to(home), file
     assert set(found["plugins"]) >= {"neurons", "no_reset", "ssd"}
+
+
+def test_native_kernels_come_with_the_package(workspace):
+    """The source is installed, so that they can be built later; and the library, where a compiler is there."""
+    folder, _ = workspace
+    code = """
+import json
+from pathlib import Path
+from snn_perception import native
+from snn_perception.native import build, library
+loaded = library.load()[0]
+print(json.dumps([native.why_not(), loaded and str(loaded.path), len(list(build.SOURCE.iterdir()))]))"""
+    reason, path, sources = json.loads(
+        in_install_space(folder, f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}")
+    )
+    assert sources == len(list((ROOT / "snn_perception" / "native" / "source").iterdir()))
+    if reason is not None:
+        pytest.skip(reason)
+    assert Path(path).is_relative_to(folder)
 
 
 def test_commands_run_from_the_install_space(workspace):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from snn_perception import build_preset
 from snn_perception.checkpoint import save_checkpoint
 from snn_perception.cli.replay import main
 from snn_perception.data.shapes import MovingShapes
+from snn_perception.discovery import load_registry
 from snn_perception.events.dat_writer import write_dat
 from snn_perception.events.recording import open_recording
 from snn_perception.runtime.detections_file import read_detections
@@ -156,7 +158,7 @@ def test_the_video_has_a_frame_per_window(suffix, shapes, model, tmp_path, capsy
     pytest.importorskip("av")
     path = tmp_path / f"out{suffix}"
     result, _ = told(capsys, model, shapes, "--video", path, "--max-detections", "2")
-    assert result["files"] == {"detections": None, "video": str(path)}
+    assert result["files"] == {"detections": None, "video": str(path), "bag": None}
     assert count_distinct_frames(path) == 40
 
 
@@ -172,6 +174,29 @@ def test_options_choose_what_is_kept(shapes, model, tmp_path, capsys):
         kept = min(4, int((whole.detections.score >= np.float32(threshold)).sum()))
         assert line.detections == whole.detections[:kept]
     assert any(len(line.detections) == 4 for line in some)
+
+
+def test_a_deadline_tells_the_network_steps_taken(tmp_path, capsys):
+    registry = load_registry()
+    small = {"width_factor": 0.125, "height": SIZE.height, "width": SIZE.width, "network_size": [32, 32]}
+    save_checkpoint(tmp_path / "eas.safetensors", build_preset("eas_snn_s_use_spike", registry=registry, **small))
+    write_dat(tmp_path / "shapes.dat", MovingShapes(SIZE, 1_000_000, seed=3), SIZE)
+    files = [str(tmp_path / "eas.safetensors"), str(tmp_path / "shapes.dat"), "--detections", str(tmp_path / "f.jsonl")]
+    for deadline, steps in (("0.001", 1), ("60000", 3)):
+        assert main([*files, "--deadline-ms", deadline, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["network_steps"] == {str(steps): 5}
+        assert [line.detections.steps for line in read_detections(tmp_path / "f.jsonl")] == [steps] * 5
+    assert main([*files, "--deadline-ms", "60000"]) == 0
+    assert "network steps: 3 in 5 windows" in capsys.readouterr().out
+    assert main([*files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["network_steps"] is None
+    assert [line.detections.steps for line in read_detections(tmp_path / "f.jsonl")] == [None] * 5
+    assert main([*files, "--deadline-ms", "-1"]) == 2
+
+
+def test_a_deadline_for_a_model_that_cannot_stop_early_is_refused(shapes, capsys):
+    assert main(["st_vgg_ssd_16", str(shapes), "--deadline-ms", "5"]) == 1
+    assert "leave deadline_ms out" in capsys.readouterr().err
 
 
 def test_wake_makes_an_untrained_network_fire(shapes, capsys):

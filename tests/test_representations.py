@@ -99,6 +99,13 @@ def micro_bins_by_hand(window, steps=4):
     return slices
 
 
+def parts_by_hand(window, steps=4):
+    parts = np.zeros((steps, 2, SIZE.height, SIZE.width), np.float32)
+    for x, y, p, t in each_event(window):
+        parts[(t - window.t_start_us) * steps // (window.t_end_us - window.t_start_us), p, y, x] += 1
+    return parts
+
+
 def macro_sliced_by_hand(window, network_size, macro_slice):
     rows = list(each_event(window))
     rows = [row for row in rows if row[3] < rows[-1][3]]
@@ -147,6 +154,11 @@ CASES = {
     "histogram of 3 to 1": (StackedHistogram, {"bins": 3, "limit": 1}, histogram_by_hand),
     "micro-bins": (MicroBins, {"network_size": None}, lambda w, network_size: micro_bins_by_hand(w)),
     "micro-bins of a macro slice": (MicroBins, {"network_size": None, "macro_slice": True}, macro_sliced_by_hand),
+    "micro-bins of the window": (
+        MicroBins,
+        {"network_size": None, "bins": "window"},
+        lambda w, network_size, bins: parts_by_hand(w),
+    ),
     "ternary": (TernaryImage, {"network_size": None}, lambda w, network_size: ternary_by_hand(w)),
     "surface": (TimeSurface, {"steps": 3, "tau_us": 10_000}, surface_by_hand),
     "grid": (VoxelGrid, {}, grid_by_hand),
@@ -167,7 +179,7 @@ def test_equals_its_definition_on_the_cpu_and_through_torch(case, data):
         np.testing.assert_allclose(tensor.numpy(), expected, rtol=0, atol=TOLERANCE.get(make, 0))
 
 
-MANY = ["cube of 3", "cube of 2, collided", "histogram", "micro-bins", "count"]
+MANY = ["cube of 3", "cube of 2, collided", "histogram", "micro-bins", "count", "micro-bins of the window"]
 DISORDERED = MANY[:2] + MANY[4:]  # the others' bins need events in order
 
 

@@ -223,7 +223,7 @@ def test_memory_of_disordered_chunks_is_bounded(tmp_path, monkeypatch):
 
 def pending_after_each(recording):
     """Yield, at each message, the bytes read ahead of it."""
-    generator = recording._storage(0).messages(TOPIC)
+    generator = recording._bag._storage(0).messages(TOPIC)
     for _ in generator:
         yield generator.gi_frame.f_locals["held"]
 

@@ -14,6 +14,7 @@ from snn_perception.cli.evaluate import main as evaluate_main
 from snn_perception.cli.train import main as train_main
 from snn_perception.data.dataset import open_dataset
 from snn_perception.data.labels import Labels
+from snn_perception.data.rvt import RvtSequence
 from snn_perception.data.stored import StoredWindows
 from snn_perception.data.window_rule import WindowRule
 from snn_perception.detector import Detector
@@ -125,6 +126,28 @@ def test_inputs_of_1mpx_are_of_half_size_and_padded(tmp_path):
     assert sample.targets is not None
     assert sample.targets.xyxy.tolist() == [[50, 30, 90.5, 60.5], [550, 350, 639, 359]]
     assert sample.targets.class_id.tolist() == [2, 0]
+
+
+def test_stored_frames_of_1mpx_are_the_parts_of_a_window_of_events(tmp_path, registry):
+    """The preset sees in events of half size what it sees in RVT's frames of them, the last bin's edge included."""
+    preset = registry.build("preset", "eas_snn_m_1mpx")
+    assert preset.representation.options["bins"] == "window"
+    represent = registry.build("representation", "micro_bins", preset.sensor_size, **preset.representation.options)
+    by_events = registry.build("representation", "micro_bins", preset.sensor_size, steps=STEPS)
+    events = random_events(60_000, 300_000, preset.sensor_size)
+    events = events[events.t % WINDOW_US != 0]  # which RVT counts into both frames
+    labels = labels_of([(260_000, 100, 60, 81, 61, 2, 1)])
+    folder = write_sequence(tmp_path / "train" / "moorea", events, labels, windows=6)
+    stored = RvtSequence(folder)
+    histograms = np.stack(list(stored.histograms(2, 6)))
+    assert histograms.max() < 10, "nothing is cut"
+    seen = represent.of_histograms(histograms)
+    inside = events[(events.t >= 100_000) & (events.t < 300_000)]
+    window = EventWindow(inside, 100_000, 300_000)
+    assert torch.equal(represent(window), seen) and seen.sum() == len(inside) > 30_000
+    assert not torch.equal(by_events(window), seen), "slices of the events lie elsewhere, and lose the last one"
+    quiet = EventWindow(inside[inside.t < 150_000], 100_000, 300_000)
+    assert not represent(quiet)[1:].any() and torch.equal(represent(quiet)[0], seen[0]), "silence moves no edge"
 
 
 def test_what_is_seen_is_what_the_model_makes_of_the_histograms(gen1, tmp_path):

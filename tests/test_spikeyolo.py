@@ -16,10 +16,12 @@ from torch import nn
 from snn_perception import build_preset
 from snn_perception.boxes import class_wise_nms, iou_matrix
 from snn_perception.cli.plugins import main as plugins_main
-from snn_perception.cost import cost_of
+from snn_perception.cost import cost_of, fused_cost_of
 from snn_perception.detector import Detector
 from snn_perception.errors import PluginError, SpecError
 from snn_perception.evaluation.activity import ActivityMeter
+from snn_perception.evaluation.energy import energy_of
+from snn_perception.evaluation.operations import operations_of
 from snn_perception.fold import fold_norms, fuse_layers
 from snn_perception.spec import ComponentRef
 from snn_perception.spike_driven import BinarySteps, spike_driven
@@ -198,11 +200,16 @@ def test_binary_spikes_are_as_many_as_the_integers_say(awake):
         counted.append(activity)
     whole, binary = counted
     assert not all(one.is_binary for one in whole.inputs.values()), "integers fire"
+    integers, twin = (operations_of(activity, detector, meter.input_layers) for activity in counted)
+    first = sum(layer.dense for name, layer in twin.layers.items() if name in meter.input_layers)
+    assert twin.acs == integers.acs > 0 and twin.analog_macs == integers.analog_macs == first > 0
+    assert energy_of(twin)["event_ac"] == energy_of(integers)["event_ac"]
     for name, one in whole.inputs.items():
         if name not in meter.input_layers and not name.startswith("backbone.layers.1."):
             steps = binary.inputs[f"{name}.layer"]
             assert steps.is_binary and one.is_whole and one.weighted > 0
             assert steps.effective == one.weighted and steps.dense == 4 * one.dense
+            assert steps.fired == steps.total == one.total and steps.cells == 4 * one.cells
 
 
 @torch.no_grad()
@@ -284,6 +291,7 @@ def test_a_preset_is_told_by_the_command(capsys):
     assert plugins_main(["spikeyolo_n_coco", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["parameters"] == 13_271_632 and told["dense_operations"] > 3e10
+    assert told["dense_operations_fused"] > 1.5 * told["dense_operations"], "a RepConv is cheaper in its parts"
     assert told["spec"]["neuron"]["name"] == "ilif" and told["spec"]["representation"]["name"] == "image"
 
 
@@ -295,7 +303,10 @@ def test_the_dense_operations_are_those_of_the_published_sheet_without_its_error
     """
     spec = registry.build("preset", "spikeyolo_s_coco")
     with torch.device("meta"):
-        macs = cost_of(fuse_layers(Detector(spec, registry))).macs
+        detector = Detector(spec, registry)
+    cost = fused_cost_of(detector)
+    macs = cost.macs
+    assert macs == cost_of(fuse_layers(detector)).macs and cost.neuron_outputs == cost_of(detector).neuron_outputs
     layer_12, layer_22 = 9 * 512 * 256 * (40**2 - 20**2), 2 * 9 * 256 * (768 - 512) * 40**2
     assert macs - layer_12 - layer_22 == pytest.approx(101.2e9, abs=0.05e9)
 

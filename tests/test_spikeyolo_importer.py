@@ -213,6 +213,7 @@ def test_without_neurons_the_likeliest_tree_is_chosen_and_shown(classes, tree, r
     spec, _, report = registry.build("checkpoint_importer", "spikeyolo")(theirs(detector), {})
     assert spec.neuron.options["decay"] == (0.25 if tree == "COCO" else 0.5)
     assert report.defaults["tree"].startswith(f"{tree} ({classes} classes")
+    assert report.windows == ({} if tree == "COCO" else {"windows": "label"})
     assert {"max_spikes", "steps", "network_size", "sensor_size", "thresholds"} <= report.defaults.keys()
 
 

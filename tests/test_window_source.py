@@ -109,6 +109,7 @@ def test_losses_are_told_by_kind():
         "unsynced": 1,
         "ragged": 3,
         "disordered": 1,
+        "overflowed": 0,
     }
     numbers = report.as_dict()
     assert (numbers["events"], numbers["windows"], numbers["resets"]) == (4, 3, 1)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_perception.errors import EventDataError
+from snn_perception.work.peak import peak_resident_mib
 
 LIMIT_MS = 1000.0  # of CPU time for one input
 LIMIT_MIB = 16.0  # of resident memory, from the warm-up to the end
@@ -102,7 +103,7 @@ def resident_mib() -> float:
 
 def peak_mib() -> float:
     """Return the most memory this process has held, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_resident_mib()
 
 
 def limit_memory(extra_bytes: int = EXTRA_BYTES) -> tuple[int, int]:

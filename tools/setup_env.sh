@@ -125,6 +125,11 @@ install_product() {
     mark_done product "$key"
 }
 
+build_kernels() {
+    # Optional: everything works without a C++ compiler, some of it more slowly.
+    "$venv/bin/python" -m snn_perception.native --if-needed >"$log" 2>&1 || say "$(tail -1 "$log")"
+}
+
 check_python
 python_minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
 # Two set-ups of one tree at the same time would damage each other.
@@ -137,5 +142,6 @@ make_venv
 install_packages
 build_interfaces
 install_product
+build_kernels
 touch "$venv/.ready"
 say "ready: .venv"

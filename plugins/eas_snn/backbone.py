@@ -141,9 +141,14 @@ class EASBackbone(nn.Module):
             maps = self.neck(maps, membranes)
         return maps, membranes.after()
 
+    @property
+    def gives_steps(self) -> bool:
+        """Whether the head sees every network step, and not their average."""
+        return self.spiking == "fpn"
+
     def gather(self, maps: Sequence[Tensor], *, windows: int = 1) -> list[Tensor]:
         """Return what the head reads of the maps of some or all steps of each window, as `steps` gives them."""
-        if self.spiking == "fpn":
+        if self.gives_steps:
             return list(maps)
         averages = [x if len(x) == windows else x.unflatten(0, (windows, -1)).mean(1) for x in maps]
         return self.neck(averages, Membranes(None, 0))  # type: ignore[no-any-return]

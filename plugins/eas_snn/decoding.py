@@ -64,6 +64,13 @@ def candidates(row: Tensor, points: Points, score_threshold: float) -> Found:
     return Found(boxes, objectness[order], class_score[order], class_id[order])
 
 
+def boxes_and_scores(rows: Tensor, points: Points) -> tuple[Tensor, Tensor]:
+    """Return boxes [B, A, 4], not cut to the input, and objectness times class scores [B, A, K] of raw outputs."""
+    codes = torch.cat([rows[..., :2], rows[..., 2:4].clamp(max=_LOG_SIDE)], dim=-1)
+    boxes = cxcywh_to_xyxy(decode_boxes(codes, points))
+    return boxes, rows[..., OBJECTNESS, None].sigmoid() * rows[..., CLASSES].sigmoid()
+
+
 def suppressed(found: Found, nms_threshold: float, max_detections: int) -> Found:
     """Return the first `max_detections` of what class-wise greedy suppression leaves of candidates, best first.
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from snn_perception.api import Detections, FeatureInfo, NeuronFactory, SensorSize, State, Targets, fold_time
+from snn_perception.api import (
+    Detections,
+    FeatureInfo,
+    NeuronFactory,
+    Selection,
+    SensorSize,
+    State,
+    Targets,
+    beside,
+    fold_time,
+)
 
-from .decoding import detections
+from .decoding import boxes_and_scores, detections
 from .layers import ConvUnit, InTurn, Membranes, count_neurons
 from .losses import yolox_loss
 from .points import anchor_points, in_rows
@@ -73,6 +82,11 @@ class YOLOXHead(nn.Module):
             nn.init.constant_(layer.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         self._neurons = count_neurons(self)
 
+    @property
+    def runs_by_step(self) -> bool:
+        """Whether it has membranes, and so sees every network step."""
+        return self.spiking
+
     def forward(self, maps: Sequence[Tensor], state: State = None) -> tuple[Raw, State]:
         """Return the raw outputs of a window's maps [T, B, C_i, H_i, W_i], and the membranes, if any."""
         raw, state = self.steps(maps, state)
@@ -95,7 +109,7 @@ class YOLOXHead(nn.Module):
         stem = self.stems[i](x, membranes)
         of_class, of_box = self.cls_convs[i](stem, membranes), self.reg_convs[i](stem, membranes)
         parts = (self.reg_preds[i], of_box), (self.obj_preds[i], of_box), (self.cls_preds[i], of_class)
-        return torch.cat([fold_time(layer, y) for layer, y in parts], dim=2)
+        return beside([fold_time(layer, y) for layer, y in parts])
 
     def loss(self, raw: Raw, targets: Sequence[Targets | None], size: SensorSize) -> dict[str, Tensor]:
         """Return the losses of a batch, scalars; their sum is trained. See `losses.yolox_loss`.
@@ -105,12 +119,27 @@ class YOLOXHead(nn.Module):
         """
         return yolox_loss(raw, targets, self.strides, l1=self.l1)
 
-    def decode(self, raw: Raw, size: SensorSize) -> list[Detections]:
-        """Return the detections of each batch row, boxes in pixels of the model input, cut to it; rows do not mix."""
+    def decode(self, raw: Raw, size: SensorSize, least_score: float = 0.0) -> list[Detections]:
+        """Return the detections of each batch row, boxes in pixels of the model input, cut to it; rows do not mix.
+
+        Args:
+            least_score: those below it are left out from the start, which changes nothing for the others.
+        """
         rows = in_rows(raw)
         points = anchor_points(raw, self.strides, rows.dtype)
-        limits = self.score_threshold, self.nms_threshold, self.max_detections
+        limits = max(self.score_threshold, least_score), self.nms_threshold, self.max_detections
         return [detections(row, points, size, *limits) for row in rows]
+
+    def boxes_and_scores(self, raw: Raw, size: SensorSize) -> tuple[Tensor, Tensor]:
+        """Return boxes xyxy [B, A, 4] in pixels of the model input, not cut, and scores [B, A, K] of all cells."""
+        rows = in_rows(raw)
+        return boxes_and_scores(rows, anchor_points(raw, self.strides, rows.dtype))
+
+    @property
+    def selection(self) -> Selection:
+        """How `decode` chooses among `boxes_and_scores`."""
+        limits = self.nms_threshold, self.max_detections
+        return Selection(self.score_threshold, False, *limits, best_class_only=True)
 
 
 def _average(x: Tensor) -> Tensor:

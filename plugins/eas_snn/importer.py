@@ -32,19 +32,28 @@ class _DataSet:
     classes: Sequence[str]
     sensor: SensorSize
     window_us: int
+    windows: dict[str, Any]
     alpha: float = presets.ALPHA
     bins: dict[str, Any] = field(default_factory=dict)
 
 
-_GEN1 = _DataSet("GEN1", classes.GEN1, SensorSize(240, 304), presets.WINDOW_US)
+_GEN1 = _DataSet("GEN1", classes.GEN1, SensorSize(240, 304), presets.WINDOW_US, {"windows": "label", "lookback": True})
 _DATA_SETS = (
     _GEN1,
-    _DataSet("1Mpx, frames of half size", classes.ONE_MPX, SensorSize(360, 640), presets.WINDOW_US),
+    _DataSet(
+        "1Mpx, frames of half size",
+        classes.ONE_MPX,
+        SensorSize(360, 640),
+        presets.WINDOW_US,
+        {"windows": "label"},
+        bins=presets.ONE_MPX_BINS,
+    ),
     _DataSet(
         "N-Caltech101",
         classes.NCALTECH101,
         SensorSize(180, 240),
         300_000,
+        {"windows": "recording"},
         presets.NCALTECH_ALPHA,
         {"interpolation": "bicubic", "macro_slice": True},
     ),
@@ -70,11 +79,18 @@ def _import(tensors: Mapping[str, Tensor], hints: Mapping[str, Any]) -> Imported
         network = read_network(tensors, named)
         weights = _weights({name: tensor for name, tensor in named.items() if name not in unused}, network)
         defaults: dict[str, str] = {}
-        spec = _spec(network, defaults)
+        data = _data_set(network)
+        spec = _spec(network, data or _GEN1, defaults)
     except (CheckpointError, ValueError) as error:  # the latter: options that the network refuses
         raise CheckpointError(f"importer '{NAME}': {error}") from None
     notes = _notes(network, unused, hints)
-    return spec, weights, ImportReport(NAME, len(named) - len(unused), (), tuple(unused), defaults, notes)
+    windows = data.windows if data is not None else {}
+    return spec, weights, ImportReport(NAME, len(named) - len(unused), (), tuple(unused), defaults, notes, windows)
+
+
+def _data_set(network: Network) -> _DataSet | None:
+    """Return the data set with so many classes as the network."""
+    return next((one for one in _DATA_SETS if len(one.classes) == network.num_classes), None)
 
 
 def _weights(named: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
@@ -94,9 +110,8 @@ def _weights(named: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]
     }
 
 
-def _spec(network: Network, defaults: dict[str, str]) -> ModelSpec:
+def _spec(network: Network, data: _DataSet, defaults: dict[str, str]) -> ModelSpec:
     """Return the description, and tell in `defaults` what is not from the file."""
-    data = next((one for one in _DATA_SETS if len(one.classes) == network.num_classes), _GEN1)
     names = tuple(data.classes)
     source = data.name
     if len(names) != network.num_classes:

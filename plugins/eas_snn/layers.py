@@ -6,13 +6,11 @@ in which they run. Everything without a neuron sees all steps at once, as [T * B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, silu
 
-from snn_perception.api import NeuronFactory, State, fold_time, parts_of
+from snn_perception.api import NeuronFactory, State, beside, convolution, fold_time, parts_of
 
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03
 FOCUS = 4  # blocks of 2x2 pixels become so many times the channels
@@ -73,8 +71,7 @@ class ConvUnit(nn.Module):
 
     def folded(self) -> FoldedUnit:
         """Return the unit with its norm within the convolution."""
-        kernel, bias = _folded_kernel(self)
-        return FoldedUnit(kernel, bias, self.conv.stride, self.conv.padding, self.neuron)
+        return FoldedUnit(convolution(*_folded_kernel(self), self.conv), self.neuron)
 
 
 class FoldedUnit(nn.Module):
@@ -83,31 +80,9 @@ class FoldedUnit(nn.Module):
     An input that is the same at every step, a view with no distance between them, is convolved once.
     """
 
-    def __init__(
-        self,
-        kernel: Tensor,
-        bias: Tensor,
-        stride: Sequence[int],
-        padding: Sequence[int | str] | str,
-        neuron: nn.Module | None,
-    ) -> None:
+    def __init__(self, conv: nn.Conv2d, neuron: nn.Module | None) -> None:
         super().__init__()
-        out_channels, in_channels, *sides = kernel.shape
-        self.conv = nn.utils.skip_init(
-            nn.Conv2d,
-            in_channels,
-            out_channels,
-            tuple(sides),
-            stride=tuple(stride),
-            padding=padding,
-            device=kernel.device,
-            dtype=kernel.dtype,
-        )
-        with torch.no_grad():
-            self.conv.weight.copy_(kernel)
-            self.conv.bias.copy_(bias)
-        self.conv.requires_grad_(False)
-        self.neuron = neuron
+        self.conv, self.neuron = conv, neuron
 
     def forward(self, x: Tensor, membranes: Membranes) -> Tensor:
         """Return [T, B, C', H', W'] of x [T, B, C, H, W]."""
@@ -148,7 +123,7 @@ class Focus(nn.Module):
         """Return [T, B, C', H / 2, W / 2] of x [T, B, C, H, W]."""
         top, bottom = x[..., 0::2, :], x[..., 1::2, :]
         blocks = [top[..., 0::2], bottom[..., 0::2], top[..., 1::2], bottom[..., 1::2]]
-        y: Tensor = self.unit(torch.cat(blocks, dim=2), membranes)
+        y: Tensor = self.unit(beside(blocks), membranes)
         return y
 
     def folded(self) -> FoldedUnit:
@@ -157,7 +132,8 @@ class Focus(nn.Module):
         out_channels, channels = len(kernel), kernel.shape[1] // FOCUS
         # [out, right, bottom, channel, row, column] -> [out, channel, row, bottom, column, right]
         blocks = kernel.view(out_channels, 2, 2, channels, 3, 3).permute(0, 3, 4, 2, 5, 1)
-        return FoldedUnit(blocks.reshape(out_channels, channels, 6, 6), bias, (2, 2), (2, 2), None)
+        pixels = blocks.reshape(out_channels, channels, 6, 6)
+        return FoldedUnit(convolution(pixels, bias, self.unit.conv, stride=(2, 2), padding=(2, 2)), None)
 
 
 class InTurn(nn.ModuleList):
@@ -203,7 +179,7 @@ class CSP(nn.Module):
         deep = self.conv1(x, membranes)
         flat = self.conv2(x, membranes)
         deep = self.m(deep, membranes)
-        return self.conv3(torch.cat([deep, flat], dim=2), membranes)  # type: ignore[no-any-return]
+        return self.conv3(beside([deep, flat]), membranes)  # type: ignore[no-any-return]
 
 
 class SPP(nn.Module):
@@ -220,7 +196,7 @@ class SPP(nn.Module):
         maps = [self.conv1(x, membranes)]
         for _ in range(3):  # the maximum of 5x5 of the 5x5 is that of the 9x9
             maps.append(fold_time(lambda y: max_pool2d(y, 5, stride=1, padding=2), maps[-1]))
-        return self.conv2(torch.cat(maps, dim=2), membranes)  # type: ignore[no-any-return]
+        return self.conv2(beside(maps), membranes)  # type: ignore[no-any-return]
 
 
 def enlarged(x: Tensor) -> Tensor:

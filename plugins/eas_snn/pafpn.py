@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from snn_perception.api import NeuronFactory
+from snn_perception.api import NeuronFactory, beside
 
 from .layers import CSP, ConvUnit, Membranes, enlarged
 
@@ -49,4 +48,4 @@ class PAFPN(nn.Module):
 
 
 def _beside(new: Tensor, old: Tensor) -> Tensor:
-    return torch.cat([new, old], dim=2)
+    return beside([new, old])

@@ -27,6 +27,7 @@ WINDOW_US = 200_000
 MAIN = {"branch": "main", "ksize": 5, "sampler_depth": 2}
 NCALTECH_REP = {"branch": "ncaltech-rep", "ksize": 7, "sampler_depth": 1}
 ALPHA, NCALTECH_ALPHA = 2.0, 1.5
+ONE_MPX_BINS = {"bins": "window"}  # stored frames span 50 ms whatever happens in them
 
 # The authors' PLIF: undecayed input, soft reset that gradients run through, arctan surrogate.
 PLIF: dict[str, Any] = {
@@ -115,6 +116,9 @@ def one_mpx_preset(
 ) -> ModelSpec:
     """Return EAS-SNN-M for 1Mpx: four frames of 50 ms, of half size as RVT preprocesses them, in an input of 640x640.
 
+    Made of events, the frames are the four parts of the window, as the stored ones are; these are cut at 10 events of a
+    pixel and tenth of a frame, and those are not.
+
     Args: as `gen1_preset`, and
         raw: the sensor has its full 720x1280 pixels, shrunk to the network's input.
         network_size: of the published 640x640, frames of half size fill 360 rows; [384, 640] is cheaper, with other
@@ -125,7 +129,7 @@ def one_mpx_preset(
         {"depth_factor": depth_factor, "width_factor": width_factor, **MAIN, **ARSNN},
         classes=classes,
         sensor=SensorSize(720, 1280) if raw else SensorSize(360, 640),
-        bins={"steps": micro_steps, "network_size": network_size},
+        bins={"steps": micro_steps, "network_size": network_size, **ONE_MPX_BINS},
         steps=steps,
         window_us=window_us,
         stride_us=stride_us,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from snn_perception.api import NeuronFactory, State, parts_of
+from snn_perception.api import NeuronFactory, State, beside, parts_of
 
 from .stages import STEM, SpikingPyramid, Unit, make_stage
 
@@ -44,7 +43,7 @@ class Block(nn.Module):
         y, first = self.first(x, first)
         y, second = self.second(y, second)
         shortcut, transition = self.transition(x, transition)
-        return torch.cat([y, shortcut], dim=2), (first, second, transition)
+        return beside([y, shortcut]), (first, second, transition)
 
 
 class ResCat(SpikingPyramid):

@@ -9,27 +9,14 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from snn_perception.api import FeatureInfo, NeuronFactory, NormConv, State, fold_time, parts_of
+from snn_perception.api import FeatureInfo, NeuronFactory, NormConv, SpikingStage, State, parts_of
 
 STEM = 4  # kernel size and stride of the first convolution ("patchify")
 
 
-class Stage(nn.Module):
-    """A norm-then-convolution layer whose output is the current of a neuron."""
-
-    def __init__(self, current: NormConv, neuron: nn.Module) -> None:
-        super().__init__()
-        self.current, self.neuron = current, neuron
-
-    def forward(self, x: Tensor, v: State = None) -> tuple[Tensor, State]:
-        """Return spikes [T, B, C', H', W'] of x [T, B, C, H, W], and the neuron's state."""
-        spikes, v = self.neuron(fold_time(self.current, x), v)
-        return spikes, v
-
-
-def make_stage(channels: int, out: int, kernel: int, neuron: NeuronFactory, *, stride: int = 1) -> Stage:
+def make_stage(channels: int, out: int, kernel: int, neuron: NeuronFactory, *, stride: int = 1) -> SpikingStage:
     """Return a stage of `channels` to `out` channels; a 3x3 convolution is padded by 1, any other by nothing."""
-    return Stage(NormConv(channels, out, kernel, stride=stride, padding=1 if kernel == 3 else 0), neuron())
+    return SpikingStage(NormConv(channels, out, kernel, stride=stride, padding=1 if kernel == 3 else 0), neuron())
 
 
 @dataclass(frozen=True)

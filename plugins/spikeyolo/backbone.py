@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from snn_perception.api import Chain, FeatureInfo, NeuronFactory, SpecError, State, fold_time, parts_of
+from snn_perception.api import Chain, FeatureInfo, NeuronFactory, SpecError, State, beside, fold_time, parts_of
 
 from .blocks import SpatialPyramid, block_1, block_2, down, standard_conv, stem
 
@@ -89,7 +88,7 @@ class SpikeYOLO(nn.Module):
             if number in ENLARGED:
                 x = fold_time(_enlarged, x)
             elif number in JOINED_WITH:
-                x = torch.cat([x, outputs[JOINED_WITH[number]]], dim=2)
+                x = beside([x, outputs[JOINED_WITH[number]]])
             x, part = layer(x, part)
             after.append(part)
             if number in _NEEDED_LATER:

@@ -5,11 +5,10 @@ In every branch the neuron comes first, and shortcuts add membrane potentials ("
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from snn_perception.api import Chain, NeuronFactory, State, fold_time, parts_of
+from snn_perception.api import Chain, NeuronFactory, State, beside, fold_time, parts_of
 
 from .units import ConvNorm, Plain, RepConv, Residual, SeparableConv, SpikingConv
 
@@ -74,7 +73,7 @@ class SpatialPyramid(nn.Module):
         maps = [x]
         for _ in range(3):
             maps.append(fold_time(_pooled, maps[-1]))
-        y, last = self.merge(torch.cat(maps, dim=2), last)
+        y, last = self.merge(beside(maps), last)
         return y, (first, last)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +14,11 @@ from snn_perception.api import (
     Detections,
     FeatureInfo,
     NeuronFactory,
+    Selection,
     SensorSize,
     State,
     Targets,
+    beside,
     clip_boxes,
     parts_of,
 )
@@ -87,6 +90,11 @@ class SpikeYOLOHead(nn.Module):
         self.projection = nn.Parameter(torch.arange(BINS, dtype=torch.float32), requires_grad=False)
         self._set_biases()
 
+    @property
+    def learns_from_empty(self) -> bool:
+        """Whether a batch that holds background alone is trained on: as published, its class loss is."""
+        return True
+
     def forward(self, maps: Sequence[Tensor], state: State = None) -> tuple[Raw, State]:
         """Return the raw maps [B, 64 + K, H_i, W_i] of feature maps [T, B, C_i, H_i, W_i], and the state.
 
@@ -100,7 +108,7 @@ class SpikeYOLOHead(nn.Module):
             box_state, class_state = parts_of(part, 2)
             sides, box_state = boxes(x, box_state)
             logits, class_state = classes(x, class_state)
-            raw.append(torch.cat([sides, logits], dim=2).mean(dim=0))
+            raw.append(beside([sides, logits]).mean(dim=0))
             after.append((box_state, class_state))
         return tuple(raw), tuple(after)
 
@@ -111,14 +119,30 @@ class SpikeYOLOHead(nn.Module):
         """
         return yolo_loss(raw, targets, size, strides=self.strides, gains=self.gains)
 
-    def decode(self, raw: Raw, size: SensorSize) -> list[Detections]:
-        """Return the detections of each batch row, boxes in pixels of the model input; rows do not mix."""
-        boxes, scores = decode_levels(raw, self.strides, self.projection)
-        return [self._detections(box, score, size) for box, score in zip(boxes, scores, strict=True)]
+    def decode(self, raw: Raw, size: SensorSize, least_score: float = 0.0) -> list[Detections]:
+        """Return the detections of each batch row, boxes in pixels of the model input; rows do not mix.
 
-    def _detections(self, boxes: Tensor, scores: Tensor, size: SensorSize) -> Detections:
+        Args:
+            least_score: those below it are left out from the start, which changes nothing for the others.
+        """
+        boxes, scores = self.boxes_and_scores(raw, size)
+        least = float(np.nextafter(np.float32(least_score), np.float32(-1)))  # strictly above it: at least least_score
+        threshold = max(self.score_threshold, least)
+        return [self._detections(box, score, size, threshold) for box, score in zip(boxes, scores, strict=True)]
+
+    def boxes_and_scores(self, raw: Raw, size: SensorSize) -> tuple[Tensor, Tensor]:
+        """Return boxes xyxy [B, A, 4] in pixels of the model input, not cut, and scores [B, A, K] of all cells."""
+        return decode_levels(raw, self.strides, self.projection)
+
+    @property
+    def selection(self) -> Selection:
+        """How `decode` chooses among `boxes_and_scores`."""
+        limits = self.nms_threshold, self.max_detections, None, self.max_candidates
+        return Selection(self.score_threshold, True, *limits, best_class_only=self.best_class_only)
+
+    def _detections(self, boxes: Tensor, scores: Tensor, size: SensorSize, threshold: float) -> Detections:
         anchor, class_id, score = candidates(
-            scores, self.score_threshold, self.max_candidates, best_class_only=self.best_class_only
+            scores, threshold, self.max_candidates, best_class_only=self.best_class_only
         )
         kept = suppress(boxes[anchor], score, class_id, self.nms_threshold, self.max_detections)
         xyxy = clip_boxes(boxes[anchor[kept]], size.height, size.width)

@@ -70,7 +70,8 @@ def _import(named: Mapping[str, Tensor], hints: Mapping[str, Any]) -> Imported:
         notes.append("the distances of the box bins are not 0 to 15, as published; taken as they are")
     spec = _describe(network, tree, hints, modules, defaults)
     notes.append(_probe(network, tree, weights, spec))
-    return spec, weights, ImportReport(NAME, len(named), defaults=defaults, notes=tuple(notes))
+    windows = {} if tree.name == COCO else {"windows": "label"}  # images are windows of their own
+    return spec, weights, ImportReport(NAME, len(named), defaults=defaults, notes=tuple(notes), windows=windows)
 
 
 def _describe(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snn_perception.api import State, membrane
+from snn_perception.api import State, WholeRule, can_fuse, fused_whole_steps, membrane
 
 MAX_SPIKES = 4  # the paper's D
+FUSED_SPIKES = 1 << 20  # the most for which the fused step rounds as the plain one
 # decay of the residue and whether the input is scaled by the rest, by the authors' source tree
 COCO_LEAK: dict[str, Any] = {"decay": 0.25, "decay_input": False}
 GEN1_LEAK: dict[str, Any] = {"decay": 0.5, "decay_input": True}  # a time constant of 2 steps
@@ -47,20 +48,36 @@ class ILIF(nn.Module):
         self.max_spikes, self.decay = max_spikes, float(decay)
         self.gain = 1.0 - self.decay if decay_input else 1.0
 
+    @property
+    def whole_rule(self) -> WholeRule:
+        """What one step does, for kernels."""
+        return WholeRule(self.max_spikes, self.decay, self.gain)
+
     def forward(self, current: Tensor, v: State = None) -> tuple[Tensor, Tensor]:
         """Return spikes [T, B, ...], 0 to `max_spikes` in the input's dtype, and the membrane [B, ...] after them."""
         before = membrane(v, current)
-        scaled = current.to(before.dtype)
-        scaled = scaled if self.gain == 1.0 else scaled * self.gain
-        residue = None if v is None else before
+        currents = current.to(before.dtype)
+        # In evaluation a spike has no gradient; the fused step has that of training.
+        may_fuse = self.training or not (torch.is_grad_enabled() and (currents.requires_grad or before.requires_grad))
+        if may_fuse and self.max_spikes <= FUSED_SPIKES and can_fuse(currents, before):
+            train, after = fused_whole_steps(currents, before, self.whole_rule)
+        else:
+            train, residue = self._plain_steps(currents, None if v is None else before)
+            after = before if residue is None else residue
+        return train.to(current.dtype), after
+
+    def _plain_steps(self, currents: Tensor, residue: Tensor | None) -> tuple[Tensor, Tensor | None]:
         spikes = []
-        for x in scaled:
+        for x in currents if self.gain == 1.0 else currents * self.gain:
             u = x if residue is None else torch.add(x, residue, alpha=self.decay)
             s = self._fire(u)
             residue = u - s.detach()
             spikes.append(s)
-        train = spikes[0].unsqueeze(0) if len(spikes) == 1 else torch.stack(spikes)
-        return train.to(current.dtype), before if residue is None else residue
+        return spikes[0].unsqueeze(0) if len(spikes) == 1 else torch.stack(spikes), residue
+
+    def leak(self, v: Tensor, steps: int) -> Tensor:
+        """Return what is left of a membrane after steps without input that do not fire."""
+        return v * self.decay**steps
 
     def _fire(self, u: Tensor) -> Tensor:
         if self.training and u.requires_grad:

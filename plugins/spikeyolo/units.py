@@ -7,13 +7,11 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from snn_perception.api import Chain, State, fold_time
+from snn_perception.api import Chain, PotentialStage, State, convolution, fold_time
 
 NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03
 
@@ -184,17 +182,8 @@ class Plain(nn.Module):
         return fold_time(self.current, x), None
 
 
-class SpikingConv(nn.Module):
+class SpikingConv(PotentialStage):
     """A neuron, then a convolution of its spikes: ``(potentials, state) -> (potentials, state)``."""
-
-    def __init__(self, neuron: nn.Module, current: nn.Module) -> None:
-        super().__init__()
-        self.neuron, self.current = neuron, current
-
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Return [T, B, C', H', W'] of x [T, B, C, H, W], and the neuron's state."""
-        spikes, state = self.neuron(x, state)
-        return fold_time(self.current, spikes), state
 
 
 class Residual(Chain):
@@ -221,36 +210,8 @@ def _convolution(
     like: nn.Conv2d, kernel: Tensor, bias: Tensor | None = None, *, padding: int | None = None
 ) -> nn.Conv2d:
     """Return a convolution of this kernel and bias with the geometry, device and dtype of another."""
-    at_border = like.padding if padding is None else (padding, padding)
-    return _made(like, kernel, bias, like.stride, at_border, like.groups)
+    return convolution(kernel, bias, like, padding=None if padding is None else (padding, padding))
 
 
 def _dense(like: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
-    return _made(like, kernel, bias, (1, 1), (1, 1), 1)
-
-
-def _made(
-    like: nn.Conv2d,
-    kernel: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int | str] | str,
-    groups: int,
-) -> nn.Conv2d:
-    out_channels, per_group, *sides = kernel.shape
-    made = nn.utils.skip_init(
-        nn.Conv2d,
-        per_group * groups,
-        out_channels,
-        tuple(sides),
-        stride=tuple(stride),
-        padding=padding,
-        groups=groups,
-        bias=bias is not None,
-        device=like.weight.device,
-        dtype=like.weight.dtype,
-    )
-    made.weight.copy_(kernel)
-    if bias is not None:
-        made.bias.copy_(bias)
-    return made.requires_grad_(False)
+    return convolution(kernel, bias, like, padding=(1, 1), stride=(1, 1), groups=1)

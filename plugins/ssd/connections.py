@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from snn_perception.api import FeatureInfo, NeuronFactory, NormConv, SpecError, State, fold_time, parts_of
+from snn_perception.api import FeatureInfo, NeuronFactory, NormConv, SpecError, State, beside, fold_time, parts_of
 
 
 class Connections(nn.Module):
@@ -55,6 +54,6 @@ class Connections(nn.Module):
                     f"head 'ssd': connections need each feature map half as large as the one before it, rounded up: "
                     f"expected {list(spikes.shape[-2:])} cells, got {list(x.shape[-2:])}; use dsod=False"
                 )
-            joined.append(torch.cat([x, spikes], dim=2))
+            joined.append(beside([x, spikes]))
             after.append(v)
         return joined, tuple(after)

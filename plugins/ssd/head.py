@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -14,12 +15,14 @@ from snn_perception.api import (
     FeatureInfo,
     NeuronFactory,
     NormConv,
+    Selection,
     SensorSize,
     SpecError,
     State,
     Targets,
     class_wise_nms,
     clip_boxes,
+    side_by_side,
 )
 
 from .anchors import BoxShapes, default_boxes
@@ -97,6 +100,7 @@ class SSDHead(nn.Module):
         features = features if self.connections is None else self.connections.features
         self.boxes = nn.ModuleList(self._convolutions(features, 4))
         self.classes = nn.ModuleList(self._convolutions(features, num_classes))
+        self.both = nn.ModuleList()  # boxes and classes in one convolution, in the form that `merged` returns
         self.class_biases = nn.ParameterList(self._biases(class_prior))
 
     def _biases(self, prior: float | None) -> list[Tensor]:
@@ -136,11 +140,30 @@ class SSDHead(nn.Module):
             )
         if self.connections is not None:
             maps, state = self.connections(maps, state)
-        boxes = tuple(layer(x[0]) for layer, x in zip(self.boxes, maps, strict=True))
-        classes = tuple(layer(x[0]) for layer, x in zip(self.classes, maps, strict=True))
+        boxes, classes = self._both(maps)
         if len(self.class_biases):
             classes = tuple(x + bias[:, None, None] for x, bias in zip(classes, self.class_biases, strict=True))
         return (boxes, classes), None if self.connections is None else state
+
+    def _both(self, maps: Sequence[Tensor]) -> Raw:
+        """Return the box and class maps, without biases."""
+        if len(self.both):
+            of_boxes = [4 * per_cell for per_cell in self.shapes.per_cell]
+            parts = [
+                layer(x[0]).tensor_split([count], dim=1)
+                for layer, x, count in zip(self.both, maps, of_boxes, strict=True)
+            ]
+            return tuple(box for box, _ in parts), tuple(of_class for _, of_class in parts)
+        boxes = tuple(layer(x[0]) for layer, x in zip(self.boxes, maps, strict=True))
+        return boxes, tuple(layer(x[0]) for layer, x in zip(self.classes, maps, strict=True))
+
+    def merged(self) -> SSDHead:
+        """Return the equal head, for inference, with one convolution per map; norms must be folded."""
+        head = copy.deepcopy(self)
+        pairs = zip(head.boxes, head.classes, strict=True)
+        head.both = nn.ModuleList(side_by_side([box, of_class]) for box, of_class in pairs)  # type: ignore[list-item]
+        head.boxes, head.classes = nn.ModuleList(), nn.ModuleList()
+        return head
 
     def loss(self, raw: Raw, targets: Sequence[Targets | None], size: SensorSize) -> dict[str, Tensor]:
         """Return the losses ``box`` and ``class`` of a batch, scalars; their sum is trained.
@@ -158,14 +181,29 @@ class SSDHead(nn.Module):
         box, classes, _ = detection_loss(codes, logits, default, truths, self.criterion)
         return {"box": box, "class": classes}
 
-    def decode(self, raw: Raw, size: SensorSize) -> list[Detections]:
+    def decode(self, raw: Raw, size: SensorSize, least_score: float = 0.0) -> list[Detections]:
         """Return the detections of each batch row, boxes in pixels of the model input; rows do not mix.
 
         Candidates are the `top_k` best of each class above `score_threshold`; of these, what class-wise suppression
         leaves, best first, equal scores in the order of class and default box.
+
+        Args:
+            least_score: those below it are left out from the start, which changes nothing for the others.
         """
         codes, logits, default = self._flatten(raw, size)
-        return [self._detections(code, logit, default, size) for code, logit in zip(codes, logits, strict=True)]
+        rows = zip(codes, logits, strict=True)
+        return [self._detections(code, logit, default, size, least_score) for code, logit in rows]
+
+    def boxes_and_scores(self, raw: Raw, size: SensorSize) -> tuple[Tensor, Tensor]:
+        """Return boxes xyxy [B, A, 4] in pixels of the model input, not cut, and scores [B, A, K] of all boxes."""
+        codes, logits, default = self._flatten(raw, size)
+        return decode(codes, default), logits.sigmoid()
+
+    @property
+    def selection(self) -> Selection:
+        """How `decode` chooses among `boxes_and_scores`."""
+        limits = self.nms_threshold, self.max_detections
+        return Selection(self.score_threshold, True, *limits, per_class=self.top_k, cut_first=True)
 
     def _flatten(self, raw: Raw, size: SensorSize) -> tuple[Tensor, Tensor, Tensor]:
         """Return codes [B, A, 4], logits [B, A, K] (at least float32) and the default boxes [A, 4] they belong to."""
@@ -187,9 +225,11 @@ class SSDHead(nn.Module):
             torch.from_numpy(xyxy[solid]).to(like), torch.from_numpy(target.class_id[solid]).to(like.device)
         )
 
-    def _detections(self, codes: Tensor, logits: Tensor, default: Tensor, size: SensorSize) -> Detections:
+    def _detections(
+        self, codes: Tensor, logits: Tensor, default: Tensor, size: SensorSize, least_score: float
+    ) -> Detections:
         scores = logits.sigmoid()
-        picked = [self._candidates(scores[:, k]) for k in range(self.num_classes)]
+        picked = [self._candidates(scores[:, k], least_score) for k in range(self.num_classes)]
         box = torch.cat(picked)
         class_id = torch.cat([torch.full_like(rows, k) for k, rows in enumerate(picked)])
         xyxy = clip_boxes(decode(codes[box], default[box]), size.height, size.width)
@@ -201,14 +241,14 @@ class SSDHead(nn.Module):
             class_id[kept].cpu().numpy(),
         )
 
-    def _candidates(self, score: Tensor) -> Tensor:
+    def _candidates(self, score: Tensor, least_score: float) -> Tensor:
         """Return the indices of the `top_k` best scores above the threshold; equal scores keep their order."""
-        (above,) = torch.nonzero(score > self.score_threshold, as_tuple=True)
+        (above,) = torch.nonzero((score > self.score_threshold) & (score >= least_score), as_tuple=True)
         return above[score[above].argsort(descending=True, stable=True)[: self.top_k]]
 
 
 def _in_box_order(maps: Sequence[Tensor], terms: int) -> Tensor:
     """Return [B, A, terms] of maps [B, A_i * terms, H_i, W_i], ordered by map, row, column, shape."""
-    flat = [x.permute(0, 2, 3, 1).reshape(len(x), -1, terms) for x in maps]
+    flat = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, terms) for x in maps]  # len() would make the batch a constant
     rows = torch.cat(flat, dim=1)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

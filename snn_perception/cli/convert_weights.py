@@ -68,6 +68,8 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "unexpected", ", ".join(result["unexpected"]) or "none"
     for name, origin in result["defaults"].items():
         yield f"default: {name}", origin
+    if result["windows"]:
+        yield "trained on windows", ", ".join(f"{name}: {value}" for name, value in result["windows"].items())
     for note in result["notes"]:
         yield "note", note
     yield "checkpoint", result["output"]

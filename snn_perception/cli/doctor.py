@@ -81,6 +81,7 @@ def _checks(arguments: argparse.Namespace, tell: Callable[[str], None]) -> Mappi
         "GPU": software.gpu,
         "spikingjelly": software.spikingjelly,
         "kernels": machine.kernels,
+        "native kernels": machine.native_kernels,
         "disk": machine.disk,
         "plugins": software.plugins,
         "weights": model.weights,

@@ -3,133 +3,46 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_perception.cli.common import (
     EXIT_USAGE,
-    add_work_options,
-    make_parser,
-    positive_int,
     print_json,
     print_rows,
     progress_bar,
     registry_of,
     run,
 )
-from snn_perception.data.window_rule import KINDS, WindowRule
+from snn_perception.cli.engine_option import engine_of
+from snn_perception.cli.evaluate_options import GPU_ROWS, parser_of_options
 from snn_perception.errors import SnnPerceptionError
 
 if TYPE_CHECKING:
     from snn_perception.data.dataset import Dataset
+    from snn_perception.engine.engines import Engine
     from snn_perception.evaluation.protocol import Protocol
     from snn_perception.evaluation.report import Findings
     from snn_perception.evaluation.run import Evaluation
+    from snn_perception.evaluation.window_choice import ChosenRule
     from snn_perception.registry import Registry
     from snn_perception.runtime.models import OpenedModel
 
 log = logging.getLogger(__name__)
 
-GPU_ROWS = 8  # recordings side by side
 _KEPT = ".recordings"  # in the report's folder: outcomes, so that a run that was stopped goes on
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = _parser()
+    parser = parser_of_options()
     parser.set_defaults(typed=tuple(sys.argv[1:] if argv is None else argv))
     return run(_evaluate, parser, argv)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "evaluate",
-        "Score a detector on labelled recordings under a published protocol, count its spikes and operations, and "
-        "write a report. A run with -o that was stopped goes on where it was.",
-    )
-    parser.set_defaults(threads=1)  # the same arithmetic, and so the same bits, on every machine
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="checkpoint, shipped weights, or preset (untrained)")
-    parser.add_argument("--data", metavar="NAME:PATH", help="the data set, such as gen1:FOLDER")
-    parser.add_argument(
-        "--data-option",
-        dest="data_options",
-        action="append",
-        type=_data_option,
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the data set, such as downsample=2 ('plugins dataset:NAME' tells them; repeatable)",
-    )
-    parser.add_argument("--split", default="test", help="which split of it (default: test)")
-    parser.add_argument(
-        "--protocol",
-        metavar="NAME",
-        help="gen1, one_mpx, one_mpx_half, stvgg, toolbox, toolbox_one_mpx, coco, yolo or none (default: the data "
-        "set's own, or none); docs/evaluation.md tells them apart",
-    )
-    parser.add_argument(
-        "--windows",
-        choices=KINDS,
-        default="grid",
-        help="for models that start each window from rest: cut as live (grid, default), ending at each label time, or "
-        "one of the whole recording or its end",
-    )
-    parser.add_argument(
-        "--lookback", action="store_true", help="with --windows label: an empty window gives way to the one before it"
-    )
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write report.md, metrics.json, pictures here")
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N recordings")
-    parser.add_argument("--max-windows", type=positive_int, metavar="N", help="of each the first N windows")
-    parser.add_argument(
-        "--score-threshold", type=_score, default=0.0, metavar="S", help="leave out detections below S (default: 0)"
-    )
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
-    parser.add_argument(
-        "--rows", type=positive_int, metavar="N", help=f"recordings in one batch (default: 1; on a GPU {GPU_ROWS})"
-    )
-    add_work_options(parser)
-    parser.add_argument("--quick", action="store_true", help="scores alone: no firing rates, operations, latency")
-    parser.add_argument("--save-detections", action="store_true", help="write DIR/detections/RECORDING.jsonl too")
-    other = parser.add_argument_group("without running a model")
-    other.add_argument(
-        "--detections",
-        type=Path,
-        metavar="F.jsonl",
-        help="score what 'replay --detections' wrote for one recording of the data set",
-    )
-    other.add_argument("--recording", metavar="NAME", help="which recording that was (default: the file's name)")
-    other.add_argument("--classes", metavar="A,B,...", help="its classes in order (default: the data set's)")
-    other.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="are two reports comparable (metrics.json), and how differ they?"
-    )
-    return parser
-
-
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text}")
-    return value
-
-
-_score.__name__ = "score"
-
-
-def _data_option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:  # a word
-        return name, value
-
-
-_data_option.__name__ = "option"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int | None:
@@ -157,9 +70,13 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
             raise SnnPerceptionError(
                 f"{arguments.data}: holds samples without boxes; --detections needs labelled boxes"
             )
-        if arguments.windows != "grid":
+        if arguments.windows not in (None, "grid"):
             raise SnnPerceptionError(
                 f"{arguments.data}: holds samples without boxes; they run whole, leave --windows as it is by default"
+            )
+        if arguments.engine != "detector":
+            raise SnnPerceptionError(
+                f"{arguments.data}: holds samples without boxes; classifiers run as they are, leave --engine out"
             )
         evaluate_samples(arguments, registry, dataset)
         return None
@@ -173,8 +90,10 @@ def _usage_fault(arguments: argparse.Namespace) -> str | None:
         return "name a MODEL, or detections of one with --detections, or two reports with --compare"
     if arguments.data is None:
         return "name the data set: --data NAME:PATH, such as gen1:FOLDER"
-    if arguments.detections and arguments.windows != "grid":
+    if arguments.detections and arguments.windows not in (None, "grid"):
         return "--windows is for a MODEL; detections of a replay are of windows on the grid"
+    if arguments.detections and arguments.engine != "detector":
+        return "--engine is for a MODEL; detections are there already"
     if arguments.save_detections and arguments.output is None:
         return "--save-detections needs a folder: -o DIR"
     return None
@@ -193,6 +112,7 @@ def _dataset_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_model(arguments: argparse.Namespace, registry: Registry, dataset: Dataset, protocol: Protocol) -> Findings:
+    from snn_perception.anytime import with_steps
     from snn_perception.evaluation.cost_figures import cost_figures
     from snn_perception.evaluation.latency import measure_latency
     from snn_perception.evaluation.package import PackedModel
@@ -202,11 +122,16 @@ def _of_model(arguments: argparse.Namespace, registry: Registry, dataset: Datase
     model = open_model(arguments.model, registry, device=arguments.device)
     if model.note:
         log.warning("%s", model.note)
+    if arguments.steps:
+        model = replace(model, detector=with_steps(model.detector, arguments.steps, registry))
     detector, spec = model.detector, model.detector.spec
-    evaluation = _run(arguments, registry, dataset, protocol, model)
+    chosen = _chosen_rule(arguments, dataset, model)
+    engine = engine_of(arguments, detector.eval())
+    evaluation = _run(arguments, registry, dataset, protocol, model, chosen, engine)
     without_events = dataset[0].is_sequence or dataset[0].is_image  # nothing can be timed as it is live
     timed = not arguments.quick and not without_events
-    latency = None if not timed else measure_latency(detector, dataset[0].open(registry), registry)
+    recording = dataset[0].open(registry) if timed else None
+    latency = None if recording is None else measure_latency(detector, recording, registry, engine=engine)
     return Findings(
         evaluation,
         ModelFacts(
@@ -221,19 +146,29 @@ def _of_model(arguments: argparse.Namespace, registry: Registry, dataset: Datase
         ),
         cost=cost_figures(evaluation, detector),
         latency=latency,
-        **_data_facts(arguments, dataset),
+        **_data_facts(arguments, dataset, {**chosen.as_settings(), "engine": evaluation.engine}),
     )
 
 
 def _run(
-    arguments: argparse.Namespace, registry: Registry, dataset: Dataset, protocol: Protocol, model: OpenedModel
+    arguments: argparse.Namespace,
+    registry: Registry,
+    dataset: Dataset,
+    protocol: Protocol,
+    model: OpenedModel,
+    chosen: ChosenRule,
+    engine: Engine,
 ) -> Evaluation:
+    from snn_perception.evaluation.engine_use import counts_layers, label_of
     from snn_perception.evaluation.run import evaluate_detector
     from snn_perception.work import Ledger
 
     on_gpu = arguments.device != "cpu"
     arguments.resumable = arguments.output is not None
     ledger = Ledger(arguments.output / _KEPT) if arguments.output is not None else None
+    measure = not arguments.quick and counts_layers(engine)
+    if not arguments.quick and not measure:
+        log.warning("engine %s runs another form of the network: no firing rates, no operations", label_of(engine))
     with _executor(arguments, dataset) as executor, progress_bar("evaluate", enabled=not arguments.json) as advance:
         evaluation = evaluate_detector(
             model.detector,
@@ -245,10 +180,11 @@ def _run(
             rows=arguments.rows or (GPU_ROWS if on_gpu else 1),
             score_threshold=arguments.score_threshold,
             max_windows=arguments.max_windows,
-            measure=not arguments.quick,
+            measure=measure,
             ledger=ledger,
             on_progress=lambda done, total: advance(round(done * 1000), total * 1000),
-            rule=_rule(arguments),
+            rule=chosen.rule,
+            engine=engine,
         )
     if evaluation.reused:
         log.warning(
@@ -260,8 +196,18 @@ def _run(
     return evaluation
 
 
-def _rule(arguments: argparse.Namespace) -> WindowRule:
-    return WindowRule(arguments.windows, arguments.lookback)
+def _chosen_rule(arguments: argparse.Namespace, dataset: Dataset, model: OpenedModel) -> ChosenRule:
+    from snn_perception.checkpoint import read_run_record
+    from snn_perception.evaluation.window_choice import choose_rule
+    from snn_perception.zoo import checkpoint_path
+
+    return choose_rule(
+        {} if model.is_preset else read_run_record(checkpoint_path(model.name)),
+        model.detector.spec.state_policy,
+        kind=arguments.windows,
+        lookback=arguments.lookback,
+        has_windows=dataset[0].is_sequence or dataset[0].is_image,
+    )
 
 
 @contextmanager
@@ -299,7 +245,9 @@ def _of_file(arguments: argparse.Namespace, registry: Registry, dataset: Dataset
     return Findings(evaluation, ModelFacts(arguments.detections.name), **_data_facts(arguments, dataset))
 
 
-def _data_facts(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+def _data_facts(
+    arguments: argparse.Namespace, dataset: Dataset, windows: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     from snn_perception.data.provenance import synthetic_version
 
     return {
@@ -311,7 +259,8 @@ def _data_facts(arguments: argparse.Namespace, dataset: Dataset) -> dict[str, An
             "limit": arguments.limit,
             "data_options": dict(arguments.data_options),
             "max_windows": arguments.max_windows,
-            **({} if arguments.windows == "grid" else {"windows": arguments.windows, "lookback": arguments.lookback}),
+            **(windows or {}),
+            **({"network_steps": arguments.steps} if arguments.steps else {}),
             "score_threshold": arguments.score_threshold,
             "device": arguments.device,
             "threads": arguments.threads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from snn_perception.evaluation.markdown import amount, figure
+from snn_perception.evaluation.markdown import amount, engine_told, figure, windows_told
 
 
 def rows_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -16,6 +16,10 @@ def rows_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if values["synthetic"]:
         yield "SYNTHETIC", f"{values['synthetic']}: {values['notice']}"
     yield "protocol", f"{card['protocol']['name']}, hash {card['hash']}"
+    if windows := windows_told(values["settings"]):
+        yield "windows", windows
+    if engine := engine_told(values["settings"]):
+        yield "engine", engine
     yield from _score_rows(scores)
     point = values["operating_point"]
     yield (

@@ -161,7 +161,7 @@ def _elsewhere(name: str, registry: Registry) -> str:
 
 def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) -> None:
     from snn_perception.checkpoint import load_checkpoint
-    from snn_perception.cost import cost_of
+    from snn_perception.cost import cost_of, fused_cost_of
     from snn_perception.detector import build_preset
     from snn_perception.errors import PluginError
     from snn_perception.zoo import shipped, shipped_path
@@ -176,18 +176,21 @@ def _tell_model(name: str, registry: Registry, arguments: argparse.Namespace) ->
             raise
         known = f"; shipped weights: {', '.join(shipped())}" if shipped() else ""
         raise PluginError(_elsewhere(name, registry) or f"{error}{known}") from None
-    cost = cost_of(detector)
+    cost, fused = cost_of(detector), fused_cost_of(detector)
     if arguments.json:
-        print_json(
-            {
-                "spec": json.loads(detector.spec.to_json()),
-                "parameters": cost.parameters,
-                "state_elements": cost.state_elements,
-                "dense_operations": cost.dense_operations,
-            }
-        )
+        values = {
+            "spec": json.loads(detector.spec.to_json()),
+            "parameters": cost.parameters,
+            "state_elements": cost.state_elements,
+            "dense_operations": cost.dense_operations,
+        }
+        if fused is not None:
+            values["dense_operations_fused"] = fused.dense_operations
+        print_json(values)
         return
     print_rows(_model_rows(name, "weights" if name in shipped() else "preset", detector.spec, cost))
+    if fused is not None:
+        print_rows([("fused", f"{_operations_text(fused)}, with each re-parameterised layer as one convolution")])
     if arguments.verbose:
         rows = ((layer.name, f"{layer.operations:,}", "neuron" if layer.is_neuron else "") for layer in cost.layers)
         print_table(("layer", "operations", ""), rows)
@@ -202,10 +205,13 @@ def _model_rows(name: str, kind: str, spec: ModelSpec, cost: ModelCost) -> Itera
     yield "window", f"{spec.window_us / 1000:g} ms of {spec.sensor_size} px, state: {spec.state_policy}"
     yield "parameters", f"{cost.parameters:,}"
     yield "state elements", f"{cost.state_elements:,} per stream"
-    operations = f"{cost.dense_operations:,} per window"
-    yield (
-        "dense operations",
-        f"{operations} ({cost.macs:,} multiply-accumulates, {cost.neuron_outputs:,} neuron outputs)",
+    yield "dense operations", _operations_text(cost)
+
+
+def _operations_text(cost: ModelCost) -> str:
+    return (
+        f"{cost.dense_operations:,} per window "
+        f"({cost.macs:,} multiply-accumulates, {cost.neuron_outputs:,} neuron outputs)"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,13 +23,18 @@ from snn_perception.cli.common import (
     run,
     sensor_size,
 )
-from snn_perception.cli.opening import ENCODING_HELP, open_asked
+from snn_perception.cli.engine_option import add_engine_option, engine_of
+from snn_perception.cli.opening import ENCODING_HELP
+from snn_perception.cli.replay_input import described, fitting_input, fps, nothing_in, open_input, source_of
+from snn_perception.cli.replay_journal import repeat_journal, rows_of_journal
 
 if TYPE_CHECKING:
     from snn_perception.events.recording import Recording
+    from snn_perception.images.recording import ImageRecording
     from snn_perception.registry import Registry
     from snn_perception.runtime.models import OpenedModel
     from snn_perception.runtime.pipeline import DetectionPipeline
+    from snn_perception.runtime.replay_bag import ReplayBag
     from snn_perception.testing import FiringMeter
 
 log = logging.getLogger(__name__)
@@ -48,8 +54,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model", metavar="MODEL", help="a checkpoint, or the name of shipped weights or of a preset (untrained)"
     )
-    parser.add_argument("recording", metavar="RECORDING", type=Path, help="a file or bag of events")
+    parser.add_argument(
+        "recording",
+        metavar="RECORDING",
+        type=Path,
+        help="a file or bag of events; for a model of images, a bag with an image topic or a folder of images",
+    )
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="J.jsonl",
+        help="repeat a live run of MODEL on RECORDING with the decisions in the node's journal (parameter journal); of "
+        "several cameras, topics are /CAMERA/events and detections go to one file each",
+    )
     parser.add_argument("--detections", type=Path, metavar="F.jsonl", help="write one line of JSON per window here")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="BAG",
+        help="write events and detections into a ROS 2 bag: a file BAG.mcap, or a folder (no suffix). A bag's messages "
+        "are copied as they are, up to the last one used; other recordings' events become EventPackets (evt3)",
+    )
+    parser.add_argument(
+        "--storage", choices=("sqlite3", "mcap"), default="sqlite3", help="of a folder's bag (default: sqlite3)"
+    )
+    parser.add_argument(
+        "--events-topic", metavar="T", help="topic of the events in the bag (default: /events; of images: /image)"
+    )
+    parser.add_argument(
+        "--detections-topic", default="/detections", metavar="T", help="and of the detections (default: /detections)"
+    )
     parser.add_argument("--video", type=Path, metavar="F.mp4|F.gif", help="draw events and boxes into a video")
     parser.add_argument(
         "--video-boxes", type=positive_int, default=10, metavar="N", help="draw the N best boxes (default: 10)"
@@ -62,6 +97,27 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out detections below S (default: 0; the node's is 0.3)",
     )
     parser.add_argument("--max-detections", type=positive_int, metavar="N", help="at most the N best of each window")
+    parser.add_argument(
+        "--nms-threshold",
+        type=_score,
+        metavar="IOU",
+        help="suppress a box by a better one of its class at an IoU above this (default: as the model says)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=_classes,
+        default=(),
+        metavar="A,B",
+        help="leave out, after suppression, detections of other classes than these names or numbers (default: all)",
+    )
+    parser.add_argument(
+        "--deadline-ms",
+        type=_deadline,
+        default=0.0,
+        metavar="MS",
+        help="a model that may stop early runs the network steps that fit into so long for each window (default: all)",
+    )
+    add_engine_option(parser)
     parser.add_argument(
         "--geometry",
         choices=("scale", "crop", "strict"),
@@ -92,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reader", metavar="NAME", help="read the recording as this format")
     parser.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
     parser.add_argument("--topic", help="topic of a bag that has several")
+    parser.add_argument(
+        "--fps", type=fps, default=30.0, metavar="F", help="images per second of a folder of images (default: 30)"
+    )
     parser.add_argument("--size", type=sensor_size, metavar="WxH", help="sensor size in pixels, where none is stated")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
@@ -118,6 +177,20 @@ def _score(text: str) -> float:
 _score.__name__ = "score"
 
 
+def _classes(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _deadline(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
+_deadline.__name__ = "time in ms"
+
+
 def _gap(text: str) -> int:
     value = int(text)
     if value < 100:  # decoders tell of no shorter interruption
@@ -133,17 +206,16 @@ def _replay(arguments: argparse.Namespace) -> None:
     _check_range(arguments)
     from snn_perception.runtime.models import open_model
     from snn_perception.runtime.pipeline import DetectionPipeline
+    from snn_perception.runtime.wanted import AS_MODEL
 
     registry = registry_of(arguments)
-    recording = open_asked(
-        arguments.recording,
-        registry,
-        reader=arguments.reader,
-        topic=arguments.topic,
-        size=arguments.size,
-        encoding=arguments.encoding,
-    )
+    if arguments.journal:
+        result = repeat_journal(arguments, registry, open_model(arguments.model, registry, device=arguments.device))
+        print_json(result) if arguments.json else print_rows(rows_of_journal(result))
+        return
+    recording = open_input(arguments, registry)
     model = open_model(arguments.model, registry, device=arguments.device)
+    recording = fitting_input(recording, arguments, model.takes_images)
     if model.note:
         log.warning("%s", model.note)
     if arguments.wake:
@@ -155,7 +227,12 @@ def _replay(arguments: argparse.Namespace) -> None:
         max_gap_us=arguments.max_gap_ms * 1000,
         score_threshold=arguments.score_threshold,
         max_detections=arguments.max_detections,
+        deadline_ms=arguments.deadline_ms,
+        nms_threshold=AS_MODEL if arguments.nms_threshold is None else arguments.nms_threshold,
+        classes=arguments.classes,
+        registry=registry,
     )
+    pipeline.engine = engine_of(arguments, pipeline.detector)
     result = _run(arguments, registry, recording, pipeline, model)
     if arguments.json:
         print_json(result)
@@ -169,16 +246,22 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     from snn_perception.runtime.video import check_video
     from snn_perception.whole_file import check_writable
 
-    outputs = [path for path in (arguments.detections, arguments.video) if path]
+    outputs = [path for path in (arguments.detections, arguments.video, arguments.output) if path]
     for path in outputs:
         if path.resolve() == arguments.recording.resolve() or path.resolve() == Path(arguments.model).resolve():
             raise SnnPerceptionError(f"{path}: is an input of this command; name another file for its output")
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise SnnPerceptionError(f"{arguments.video}: named for both the detections and the video")
+        raise SnnPerceptionError(f"{outputs[-1]}: named for both of two outputs; name a file for each")
     if arguments.detections:
         check_writable(arguments.detections)
     if arguments.video:
         check_video(arguments.video)
+    if arguments.output:
+        from snn_perception.runtime.replay_bag import check_replay_bag
+
+        check_replay_bag(arguments.output, arguments.events_topic, arguments.detections_topic)
+        if arguments.recording.resolve() in arguments.output.resolve().parents:
+            raise SnnPerceptionError(f"{arguments.output}: lies within the recording; choose another place")
 
 
 def _check_range(arguments: argparse.Namespace) -> None:
@@ -189,14 +272,18 @@ def _check_range(arguments: argparse.Namespace) -> None:
         raise EventDataError(f"nothing lies from {begin / 1e6} s to {end / 1e6} s; give a later end")
 
 
-def _wake(model: OpenedModel, recording: Recording, registry: Registry, windows: int) -> None:
+def _wake(model: OpenedModel, recording: Recording | ImageRecording, registry: Registry, windows: int) -> None:
     from snn_perception.errors import SnnPerceptionError
-    from snn_perception.runtime.waking import wake_on_recording
+    from snn_perception.images.recording import ImageRecording
+    from snn_perception.runtime.waking import wake_on_images, wake_on_recording
 
     if not model.is_preset:
         raise SnnPerceptionError(f"{model.name}: --wake is for presets; it would change the weights of a checkpoint")
     try:
-        wake_on_recording(model.detector, recording, registry, windows=windows)
+        if isinstance(recording, ImageRecording):
+            wake_on_images(model.detector, recording, registry, windows=windows)
+        else:
+            wake_on_recording(model.detector, recording, registry, windows=windows)
     except AssertionError as error:
         raise SnnPerceptionError(f"{recording.path}: the model does not wake on it: {error}") from error
 
@@ -204,48 +291,40 @@ def _wake(model: OpenedModel, recording: Recording, registry: Registry, windows:
 def _run(
     arguments: argparse.Namespace,
     registry: Registry,
-    recording: Recording,
+    recording: Recording | ImageRecording,
     pipeline: DetectionPipeline,
     model: OpenedModel,
 ) -> dict[str, Any]:
     """Replay, write the files, and return what is to be told."""
-    from snn_perception.events.span import nothing_between
     from snn_perception.runtime.detections_file import DetectionsWriter
     from snn_perception.runtime.render import draw_window
-    from snn_perception.runtime.replay import WindowSource, replay
+    from snn_perception.runtime.replay import replay
     from snn_perception.runtime.report import ReplayReport, losses_of
     from snn_perception.runtime.video import VideoWriter
     from snn_perception.runtime.warmup import warm_up
 
     warm_up(pipeline)  # so that the first window's time is not that of compilation
     spec = pipeline.spec
-    source = WindowSource(
-        recording,
-        registry,
-        spec.window_us,
-        stride_us=spec.stride_us,
-        max_gap_us=pipeline.max_gap_us,
-        start_us=arguments.from_s,
-        stop_us=arguments.to_s,
-        drop_duplicates=arguments.drop_duplicates,
-        make_filler=pipeline.make_filler,
-    )
+    source = source_of(recording, registry, pipeline, arguments)
     report = ReplayReport(spec.classes)
     with ExitStack() as stack:
         lines = stack.enter_context(DetectionsWriter(arguments.detections)) if arguments.detections else None
         video = stack.enter_context(VideoWriter(arguments.video, 1e6 / spec.stride_us)) if arguments.video else None
+        bag = stack.enter_context(_bag(arguments, recording, pipeline)) if arguments.output else None
         meter = stack.enter_context(_meter(pipeline)) if arguments.firing_rates else None
         advance = stack.enter_context(progress_bar(str(recording.path.name), enabled=not arguments.json))
         for number, step in enumerate(islice(replay(source, pipeline), arguments.max_windows)):
             report.add(step)
             if lines:
                 lines.write(step.window, step.detections)
+            if bag:
+                bag.write(step)
             if video:
                 shown = step.detections[: arguments.video_boxes]
                 video.write(draw_window(step.window, shown, spec.classes, number=number, note=model.note))
             advance(*recording.progress())
         if not report.windows and (arguments.from_s is not None or arguments.to_s is not None):
-            raise nothing_between(recording, registry, arguments.from_s, arguments.to_s)
+            raise nothing_in(recording, registry, arguments)
         rates = {"overall": meter.overall(), "layers": meter.rates()} if meter else None
     if video and not video.frames:
         log.warning("%s: the recording has no windows, so there is no video", arguments.video)
@@ -258,24 +337,35 @@ def _run(
             "window_us": spec.window_us,
             "state_policy": spec.state_policy,
         },
-        "recording": {
-            "path": str(recording.path),
-            "format": recording.format,
-            "encoding": recording.encoding,
-            "width": recording.size.width,
-            "height": recording.size.height,
-        },
+        "recording": described(recording),
         **report.as_dict(),
         "losses": losses_of(source),
-        "duplicate_events": source.duplicate_events,
+        "duplicate_events": getattr(source, "duplicate_events", 0),
         "firing_rates": rates,
         "threads": arguments.threads,
         "device": arguments.device,
         "files": {
             "detections": str(arguments.detections) if lines else None,
             "video": str(arguments.video) if video and video.frames else None,
+            "bag": str(arguments.output) if bag else None,
         },
+        "bag_messages": {"input": bag.input_messages, "detections": bag.detection_messages} if bag else None,
     }
+
+
+def _bag(
+    arguments: argparse.Namespace, recording: Recording | ImageRecording, pipeline: DetectionPipeline
+) -> ReplayBag:
+    from snn_perception.runtime.replay_bag import ReplayBag
+
+    return ReplayBag(
+        arguments.output,
+        recording,
+        pipeline.spec.stride_us,
+        events_topic=arguments.events_topic,
+        detections_topic=arguments.detections_topic,
+        storage=arguments.storage,
+    )
 
 
 def _meter(pipeline: DetectionPipeline) -> FiringMeter:
@@ -297,7 +387,8 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "windows",
         f"{result['windows']:,} of {result['model']['window_us'] / 1000:g} ms, {result['empty_windows']:,} empty",
     )
-    yield "events", f"{result['events']:,}"
+    if "bad_images" not in result["losses"]:
+        yield "events", f"{result['events']:,}"
     yield "time covered", f"{result['covered_s']:.3f} s"
     yield "gaps, resets", f"{result['gaps']:,}, {result['resets']:,}"
     losses = [f"{name.replace('_', ' ')} {count:,}" for name, count in result["losses"].items() if count]
@@ -305,13 +396,17 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if result["duplicate_events"]:
         yield "duplicates removed", f"{result['duplicate_events']:,}"
     total = sum(result["detections"].values())
-    per_class = ", ".join(f"{name} {count:,}" for name, count in result["detections"].items())
+    shown = {name: count for name, count in result["detections"].items() if count or len(result["detections"]) <= 10}
+    per_class = ", ".join(f"{name} {count:,}" for name, count in shown.items()) or "of no class"
     yield "detections", f"{total:,} ({per_class})"
     if result["firing_rates"] is not None:
         yield "firing rate", f"{result['firing_rates']['overall']:.2%} of the neurons' outputs"
     if latency:
         yield "window to boxes", f"p50 {latency['wall_p50']:.2f} ms, p95 {latency['wall_p95']:.2f} ms"
         yield "processor time", f"p50 {latency['cpu_p50']:.2f} ms, p95 {latency['cpu_p95']:.2f} ms"
+    if result["network_steps"]:
+        taken = ", ".join(f"{steps} in {windows:,}" for steps, windows in result["network_steps"].items())
+        yield "network steps", f"{taken} windows"
     yield "device", f"{result['device']}, {result['threads']} thread{'' if result['threads'] == 1 else 's'}"
     for kind, path in files.items():
         if path:

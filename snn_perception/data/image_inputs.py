@@ -16,7 +16,7 @@ _MOST_SIZES = 4096  # kept; a set of photographs has some hundreds
 
 
 class ImageInputs:
-    """A model's representation, made anew for every size of image.
+    """A model's representation, made anew for every size of image; several threads may use it at a time.
 
     Attributes:
         size: of the network's input.
@@ -48,7 +48,8 @@ class ImageInputs:
         return self._of(size).letterbox  # type: ignore[no-any-return]
 
     def _of(self, size: SensorSize) -> Any:
-        if size not in self._made:
+        made = self._made.get(size)
+        if made is None:  # several threads may make the same at once; any of them will do
             if len(self._made) >= _MOST_SIZES:
                 self._made.clear()
             made = self._registry.build("representation", self._ref.name, size, **self._ref.options)
@@ -58,7 +59,7 @@ class ImageInputs:
                     f"sees {self.size}; give the model a network_size"
                 )
             self._made[size] = made
-        return self._made[size]
+        return made
 
 
 def _size_of(image: U8) -> SensorSize:

@@ -40,6 +40,39 @@ def kernels(bench: Bench) -> Finding:
     return Finding("ok", f"{told}; kept in {cache_folder()}", facts=facts)
 
 
+def native_kernels(bench: Bench) -> Finding:
+    """Whether the optional C++ kernels are built and count right; without them everything works, some of it slower."""
+    import torch
+
+    from snn_perception import native
+    from snn_perception.native.build import OFF, VARIABLE
+
+    reason = native.why_not()
+    if reason is not None:
+        what, _, remedy = reason.partition("; ")
+        is_asked = os.environ.get(VARIABLE) == OFF
+        facts = {"available": False, "reason": reason}
+        return Finding("ok" if is_asked else "warning", f"not in use: {what}", remedy, facts)
+    from snn_perception.native.calls import require
+    from snn_perception.native.convolution import SpikeConv2d
+
+    generator = torch.Generator().manual_seed(0)
+    convolution = torch.nn.Conv2d(20, 24, 3, padding=1)
+    spikes = (torch.rand(1, 20, 12, 16, generator=generator) < 0.25).float()
+    library = require()
+    with torch.no_grad():
+        expected = convolution(spikes)
+        furthest = max(
+            float((SpikeConv2d.from_conv(convolution, isa=isa)(spikes) - expected).abs().max() / expected.abs().max())
+            for isa in library.isas
+        )
+    facts = {"available": True, "isas": list(library.isas), "library": str(library.path), "difference": furthest}
+    if furthest > 1e-5:
+        remedy = "build them again: python -m snn_perception.native"
+        return Finding("failed", f"a convolution differs from torch's by {furthest:.1e}", remedy, facts)
+    return Finding("ok", f"spike convolutions for {', '.join(library.isas)}; they agree with torch's", facts=facts)
+
+
 def cache_folder() -> Path | None:
     """Return where numba keeps compiled kernels of the events; None where it keeps none."""
     from snn_perception.events import evt3_kernels

@@ -45,6 +45,7 @@ class LayerInput:
         effective: of these, those whose input is not zero and whose kernel lies inside the input.
         weighted: the same, each counted as often as its input says (an integer spike of 3 is three spikes).
         is_binary, is_whole: whether every input was 0 or 1, or a whole number of at least 0.
+        cells, fired, total: inputs that came, how many of them were not zero, and their sum.
     """
 
     dense: int = 0
@@ -52,6 +53,9 @@ class LayerInput:
     weighted: float = 0.0
     is_binary: bool = True
     is_whole: bool = True
+    cells: int = 0
+    fired: int = 0
+    total: float = 0.0
 
     def __add__(self, other: LayerInput) -> LayerInput:
         return LayerInput(
@@ -60,6 +64,9 @@ class LayerInput:
             self.weighted + other.weighted,
             self.is_binary and other.is_binary,
             self.is_whole and other.is_whole,
+            self.cells + other.cells,
+            self.fired + other.fired,
+            self.total + other.total,
         )
 
 
@@ -154,12 +161,11 @@ class ActivityMeter:
             spikes: dict[str, LayerSpikes] = {}
             inputs: dict[str, LayerInput] = {}
             for (name, is_neuron, _), counts in zip(seen, numbers, strict=True):
-                a, b, c, is_binary, is_whole = counts[row]
                 if is_neuron:
-                    spikes[name] = spikes.get(name, LayerSpikes()) + LayerSpikes(int(a), int(b), c)
+                    fired, outputs, total = counts[row][:3]
+                    spikes[name] = spikes.get(name, LayerSpikes()) + LayerSpikes(int(fired), int(outputs), total)
                 else:
-                    one = LayerInput(int(a), int(b), c, bool(is_binary), bool(is_whole))
-                    inputs[name] = inputs.get(name, LayerInput()) + one
+                    inputs[name] = inputs.get(name, LayerInput()) + _layer_input(counts[row])
             result.append(Activity(1, spikes, inputs))
         return result
 
@@ -170,7 +176,8 @@ class ActivityMeter:
             total = rows.sum(dim=1).double()
             fired = total if self._values.are_binary(spikes) else torch.count_nonzero(rows, dim=1).double()
             ones = torch.ones_like(total)
-            self._seen.append((name, True, torch.stack([fired, ones * rows.shape[1], total, ones, ones], dim=1)))
+            columns = [fired, ones * rows.shape[1], total, *[torch.zeros_like(total)] * 5]
+            self._seen.append((name, True, torch.stack(columns, dim=1)))
 
         return count
 
@@ -189,10 +196,25 @@ class ActivityMeter:
             weighted = effective if is_binary else unit.caused(x.abs(), steps)
             ones = torch.ones_like(effective)
             dense = unit.dense(x, output) // self._rows
-            row = torch.stack([ones * dense, effective, weighted, ones * is_binary, ones * is_whole], dim=1)
-            self._seen.append((name, False, row))
+            total = _sums(x, steps)
+            fired = total if is_binary else _sums(x != 0, steps)
+            cells = x.numel() // self._rows
+            columns = [ones * dense, effective, weighted, ones * is_binary, ones * is_whole, ones * cells, fired, total]
+            self._seen.append((name, False, torch.stack(columns, dim=1)))
 
         return count
+
+
+def _layer_input(counts: Sequence[float]) -> LayerInput:
+    dense, effective, weighted, is_binary, is_whole, cells, fired, total = counts
+    return LayerInput(
+        int(dense), int(effective), weighted, bool(is_binary), bool(is_whole), int(cells), int(fired), total
+    )
+
+
+def _sums(x: Tensor, steps: int) -> Tensor:
+    """Return for each row the sum of x [steps * rows, ...], float64 [rows]."""
+    return x.flatten(1).sum(dim=1, dtype=torch.float64).unflatten(0, (steps, -1)).sum(dim=0)
 
 
 class _Values:

@@ -6,10 +6,11 @@ beside its formula. Joules measured on a board belong into another column.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from snn_perception.evaluation.operations import Operations
+from snn_perception.evaluation.operations import LayerOperations, Operations
 
 LABEL = "estimate for neuromorphic hardware"
 
@@ -57,11 +58,28 @@ class EnergyVariant:
 
 
 @dataclass(frozen=True)
+class LayerEnergy:
+    """What one weighted layer costs in a window, nanojoules, by the ways that divide among layers.
+
+    Each sums up over the layers to the `EnergyVariant` of its name.
+    """
+
+    dense_mac: float
+    dense_ac: float
+    event_ac: float
+
+
+@dataclass(frozen=True)
 class EnergyReport:
-    """The five usual ways, from the densest to the one that counts memory, and the constants they share."""
+    """The five usual ways, from the densest to the one that counts memory, and the constants they share.
+
+    Attributes:
+        layers: weighted layers by name, in the order in which they run.
+    """
 
     table: EnergyTable
     variants: tuple[EnergyVariant, ...]
+    layers: Mapping[str, LayerEnergy] = field(default_factory=dict)
     label: str = LABEL
 
     def __getitem__(self, name: str) -> float:
@@ -69,8 +87,11 @@ class EnergyReport:
         return next(variant.microjoules for variant in self.variants if variant.name == name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; those of layers in nanojoules."""
+        values = asdict(replace(self, layers={}))
+        values["layers_nanojoules"] = {name: asdict(layer) for name, layer in self.layers.items()}
+        del values["layers"]
+        return values
 
 
 def energy_of(operations: Operations, table: EnergyTable = HOROWITZ_45NM_FP32) -> EnergyReport:
@@ -91,4 +112,10 @@ def energy_of(operations: Operations, table: EnergyTable = HOROWITZ_45NM_FP32) -
             events + neurons + state + weights,
         ),
     )
-    return EnergyReport(table, tuple(EnergyVariant(name, formula, pj / 1e6) for name, formula, pj in variants))
+    layers = {name: _of_layer(layer, table) for name, layer in operations.layers.items()}
+    return EnergyReport(table, tuple(EnergyVariant(name, formula, pj / 1e6) for name, formula, pj in variants), layers)
+
+
+def _of_layer(layer: LayerOperations, table: EnergyTable) -> LayerEnergy:
+    event_pj = layer.effective * table.ac_pj if layer.is_accumulate else layer.dense * table.mac_pj
+    return LayerEnergy(layer.dense * table.mac_pj / 1e3, layer.dense * table.ac_pj / 1e3, event_pj / 1e3)

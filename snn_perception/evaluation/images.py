@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from snn_perception.data.dataset import LabelledRecording
 from snn_perception.data.image_inputs import ImageInputs
 from snn_perception.data.label_filters import select_classes
 from snn_perception.data.labels import NOTHING, Labels
 from snn_perception.detector import Detector
+from snn_perception.engine.engines import DetectorEngine, Engine
 from snn_perception.evaluation.activity import Activity, ActivityMeter
 from snn_perception.evaluation.outcome import RecordingOutcome
 from snn_perception.evaluation.walk import WalkOptions
@@ -29,7 +31,8 @@ class ImageLooker:
         detector: in evaluation mode, where it shall run.
         options: which classes are evaluated; the rest is about events.
         score_threshold: detections below it are left out.
-        meter: counts what goes on in the network; entered by the caller.
+        meter: counts what goes on in the detector's own layers; entered by the caller.
+        engine: runs the network; by default the detector does itself.
 
     Raises:
         SpecError: if the model does not see images.
@@ -42,23 +45,35 @@ class ImageLooker:
         options: WalkOptions,
         score_threshold: float = 0.0,
         meter: ActivityMeter | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self._detector, self._options = detector, options
+        self._engine = engine or DetectorEngine(detector)
         self._score_threshold, self._meter = score_threshold, meter
         self._inputs = ImageInputs(detector.representation, detector.spec, registry)
 
-    @torch.no_grad()
-    def look(self, images: Sequence[LabelledRecording]) -> list[RecordingOutcome]:
-        """Return what comes of each image, boxes in its own pixels; rows do not mix.
+    def read(self, image: LabelledRecording) -> Tensor:
+        """Return an image as the network's input [T, C, H, W], on the CPU; several threads may read at a time.
 
         Raises:
-            EventDataError: if an image or its labels cannot be read.
+            EventDataError: if it cannot be read.
         """
-        pixels = [one.image() for one in images]
-        x = torch.stack([self._inputs.tensor(image) for image in pixels], dim=1)
+        return self._inputs.tensor(image.image())
+
+    @torch.no_grad()
+    def look(self, images: Sequence[LabelledRecording], inputs: Sequence[Tensor]) -> list[RecordingOutcome]:
+        """Return what comes of each image, boxes in its own pixels; rows do not mix.
+
+        Args:
+            inputs: what `read` made of each.
+
+        Raises:
+            EventDataError: if the labels of an image cannot be read.
+        """
+        x = torch.stack(list(inputs), dim=1)
         if self._meter is not None:
             self._meter.expect(len(images))
-        raw, _ = self._detector(x.to(self._detector.device, self._detector.dtype))
+        raw, _ = self._engine(x.to(self._detector.device, self._detector.dtype))
         activities = self._meter.take() if self._meter is not None else [Activity()] * len(images)
         found = self._detector.head.decode(raw, self._inputs.size)
         return [self._outcome(*row) for row in zip(images, found, activities, strict=True)]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from snn_perception.data.dataset import LabelledRecording
 from snn_perception.detector import Detector
+from snn_perception.engine.choose import build_engine, engine_label
+from snn_perception.engine.engines import Engine
 from snn_perception.evaluation.activity import ActivityMeter
 from snn_perception.evaluation.images import ImageLooker
 from snn_perception.evaluation.outcome import RecordingOutcome
 from snn_perception.evaluation.stepping import RowStepper
 from snn_perception.evaluation.walk import RecordingWalk, WalkOptions
 from snn_perception.registry import Registry
+from snn_perception.work.in_order import in_order, reading_threads
 
 if TYPE_CHECKING:
     from snn_perception.evaluation.package import PackedModel
@@ -33,6 +37,7 @@ class Job:
         score_threshold: detections below it are left out.
         rows: recordings side by side in one batch.
         measure: count spikes and operations.
+        engine: runs the network; None: the detector does itself.
     """
 
     detector: Detector
@@ -41,6 +46,7 @@ class Job:
     score_threshold: float
     rows: int
     measure: bool
+    engine: Engine | None = None
 
     def run(self, units: Sequence[LabelledRecording], progress: Progress) -> Iterator[tuple[int, RecordingOutcome]]:
         """Yield the number and outcome of each recording as it is done, several side by side in one batch."""
@@ -51,7 +57,7 @@ class Job:
         active: list[tuple[int, RecordingWalk]] = []
         with ExitStack() as stack:
             meter = stack.enter_context(ActivityMeter(self.detector)) if self.measure else None
-            stepper = RowStepper(self.detector, score_threshold=self.score_threshold, meter=meter)
+            stepper = RowStepper(self.detector, score_threshold=self.score_threshold, meter=meter, engine=self.engine)
             while True:
                 while len(active) < self.rows and (unit := next(waiting, None)) is not None:
                     active.append((unit[0], self._walk(unit[1])))
@@ -75,7 +81,8 @@ class Job:
 
         model = PackedModel.of(self.detector, self.registry)
         where = device or str(self.detector.device)
-        work = partial(_evaluate_unit, _Order(model, self.options, self.score_threshold, self.measure, where))
+        engine = None if self.engine is None else engine_label(self.engine)
+        work = partial(_evaluate_unit, _Order(model, self.options, self.score_threshold, self.measure, where, engine))
         for number, outcome in enumerate(executor.map(work, units)):
             progress.finish()
             yield number, outcome
@@ -85,9 +92,14 @@ class Job:
     ) -> Iterator[tuple[int, RecordingOutcome]]:
         with ExitStack() as stack:
             meter = stack.enter_context(ActivityMeter(self.detector)) if self.measure else None
-            looker = ImageLooker(self.detector, self.registry, self.options, self.score_threshold, meter)
+            looker = ImageLooker(
+                self.detector, self.registry, self.options, self.score_threshold, meter, engine=self.engine
+            )
+            threads = reading_threads(len(units))
+            inputs = stack.enter_context(closing(in_order(looker.read, units, threads=threads, ahead=self.rows)))
             for first in range(0, len(units), self.rows):
-                for number, outcome in enumerate(looker.look(units[first : first + self.rows]), first):
+                images = units[first : first + self.rows]
+                for number, outcome in enumerate(looker.look(images, list(islice(inputs, len(images)))), first):
                     progress.finish()
                     yield number, outcome
 
@@ -113,14 +125,23 @@ class _Order:
     score_threshold: float
     measure: bool
     device: str
+    engine: str | None
 
 
 def _evaluate_unit(order: _Order, recording: LabelledRecording) -> RecordingOutcome:
     """Return the outcome of one recording; runs in a worker, which keeps the model from one unit to the next."""
     detector, registry = order.model.open(order.device)
-    job = Job(detector, registry, order.options, order.score_threshold, 1, order.measure)
+    engine = None if order.engine is None else _engine(order.model, order.device, order.engine)
+    job = Job(detector, registry, order.options, order.score_threshold, 1, order.measure, engine)
     ((_, outcome),) = job.run([recording], Progress(None, 1))
     return outcome
+
+
+@lru_cache(maxsize=1)
+def _engine(model: PackedModel, device: str, name: str) -> Engine:
+    """Return the engine of a worker, of one thread; what was exported or compiled for it lies in the cache."""
+    detector, _ = model.open(device)
+    return build_engine(name, detector)
 
 
 class Progress:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from snn_perception.detector import Detector
+from snn_perception.engine.engines import DetectorEngine, Engine
 from snn_perception.events.geometry import InputMapping
 from snn_perception.events.recording import Recording
 from snn_perception.events.window_source import WindowSource
@@ -54,14 +55,22 @@ class Latency:
 
 @torch.no_grad()
 def measure_latency(
-    detector: Detector, recording: Recording, registry: Registry, *, windows: int = WINDOWS
+    detector: Detector,
+    recording: Recording,
+    registry: Registry,
+    *,
+    windows: int = WINDOWS,
+    engine: Engine | None = None,
 ) -> Latency | None:
     """Return how long windows of a recording take where the detector is, after some to warm up; None if it has none.
 
     ``represent`` turns events into the input tensor (mapping to the model's size included), ``network`` is backbone and
     head, ``decode`` raw output to boxes, suppression included.
+
+    Args:
+        engine: runs the network; by default the detector does itself.
     """
-    spec = detector.spec
+    spec, engine = detector.spec, engine or DetectorEngine(detector)
     mapping = InputMapping(recording.size, spec.sensor_size)
     source = WindowSource(recording, registry, spec.window_us, stride_us=spec.stride_us, t_start_us=0)
     clock = _Clock(detector.device)
@@ -70,7 +79,7 @@ def measure_latency(
         clock.is_running = number >= _WARM_UP
         before = state if spec.state_policy == "carry" else None
         x = clock.time("represent", lambda w=window: detector.represent(mapping.events(w)))  # type: ignore[misc]
-        raw, state = clock.time("network", lambda x=x, before=before: detector(x, before))  # type: ignore[misc]
+        raw, state = clock.time("network", lambda x=x, before=before: engine(x, before))  # type: ignore[misc]
         clock.time("decode", lambda raw=raw: detector.decode(raw))  # type: ignore[misc]
     wall, cpu = clock.stages()
     count = len(wall["total"])

@@ -7,6 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _MOTION = {"moving": "emit events", "silent": "emit none"}
+_WINDOWS = {
+    "grid": "on a grid, as live",
+    "label": "ending at each label time",
+    "recording": "one of the whole recording",
+    "recording_end": "one at the end of the recording",
+}
 
 
 def report_markdown(
@@ -36,6 +42,21 @@ def report_markdown(
 def figure(value: float | None) -> str:
     """Return a score as text; a dash where there is nothing to find."""
     return "-" if value is None or value < 0 else f"{value:.3f}"
+
+
+def engine_told(settings: Mapping[str, Any]) -> str:
+    """Return the engine that ran the network; empty where the detector did itself."""
+    engine = str(settings.get("engine", ""))
+    return "" if engine == "detector" else engine
+
+
+def windows_told(settings: Mapping[str, Any]) -> str:
+    """Return how windows were cut and why so, from a report's settings; empty where they do not say."""
+    kind = settings.get("windows")
+    if kind is None:
+        return ""
+    origin = settings.get("windows_from")
+    return _WINDOWS[kind] + (" with look-back" if settings.get("lookback") else "") + (f" ({origin})" if origin else "")
 
 
 def amount(value: float) -> str:
@@ -76,6 +97,12 @@ def _head(values: Mapping[str, Any], command: Sequence[str]) -> Iterator[str]:
     told = [f"{name} {value}" for name, value in facts.items() if value is not None]
     if told:
         yield f"Model: {', '.join(told)}."
+        yield ""
+    if windows := windows_told(values["settings"]):
+        yield f"Windows: {windows}."
+        yield ""
+    if engine := engine_told(values["settings"]):
+        yield f"Engine: `{engine}`."
         yield ""
     if command:
         yield from ("```", shlex.join(command), "```", "")
@@ -182,23 +209,44 @@ def _cost(values: Mapping[str, Any], pictures: Mapping[str, str]) -> Iterator[st
     )
     yield f"Graph: {operations['graph']}."
     yield ""
-    yield from _layers(operations, firing)
+    yield from _layers(operations, firing, energy["layers_nanojoules"])
     yield from _energy(energy)
 
 
-def _layers(operations: Mapping[str, Any], firing: Mapping[str, Any]) -> Iterator[str]:
+def _layers(operations: Mapping[str, Any], firing: Mapping[str, Any], energy: Mapping[str, Any]) -> Iterator[str]:
     yield from ("<details><summary>Layer by layer</summary>", "")
+    head = ("layer", "input", "not zero", "mean", "does", "dense", "effective", "`event_ac`, nJ", "`dense_mac`, nJ")
     rows = [
-        (f"`{name}`", one["input"], amount(one["dense"]), amount(one["effective"]))
+        (
+            f"`{name}`",
+            one["input"] + (", the representation" if one["sees_representation"] else ""),
+            f"{one['input_rate']:.2%}",
+            f"{one['input_mean']:.4f}",
+            one["operation"],
+            *(amount(one[kind]) for kind in ("dense", "effective")),
+            *(f"{energy[name][way]:.4g}" for way in ("event_ac", "dense_mac")),
+        )
         for name, one in operations["layers"].items()
     ]
-    yield from _table(("layer", "input", "dense MACs", "effective operations"), rows)
+    yield from _table(head, [*rows, _layer_sums(operations, energy)])
+    yield (
+        "A layer of ACs costs its effective ones, a layer of MACs its dense ones. Spikes of several levels count as "
+        "often as they say; the mean of a layer behind them is the spikes of a cell over all binary steps of a machine."
+    )
+    yield ""
     spikes = [
         (f"`{name}`", f"{one['rate']:.2%}", f"{one['mean']:.4f}", f"{one['outputs']:,}")
         for name, one in firing["layers"].items()
     ]
     yield from _table(("neurons", "firing rate", "mean output", "outputs a window"), spikes)
     yield from ("</details>", "")
+
+
+def _layer_sums(operations: Mapping[str, Any], energy: Mapping[str, Any]) -> tuple[str, ...]:
+    layers = operations["layers"].values()
+    counts = (amount(sum(one[kind] for one in layers)) for kind in ("dense", "effective"))
+    sums = (f"{sum(one[way] for one in energy.values()):.4g}" for way in ("event_ac", "dense_mac"))
+    return ("**all**", "", "", "", "", *counts, *sums)
 
 
 def _energy(energy: Mapping[str, Any]) -> Iterator[str]:

@@ -27,17 +27,27 @@ class LayerOperations:
         sees_representation: it runs before anything spikes.
         dense: multiply-accumulates as if no input were zero.
         effective: those whose input is not zero; integer spikes as often as they say.
+        input_rate: share of its inputs that are not zero.
+        input_mean: of its inputs. Behind neurons that fire whole numbers these are the spikes of a cell, over all
+            binary steps of a spiking machine.
     """
 
     input: InputKind
     sees_representation: bool
     dense: int
     effective: float
+    input_rate: float = 0.0
+    input_mean: float = 0.0
 
     @property
     def is_accumulate(self) -> bool:
         """Whether the layer adds weights and multiplies nothing."""
         return self.input != "analog"
+
+    @property
+    def operation(self) -> Literal["AC", "MAC"]:
+        """What it does for each input: adds a weight, or multiplies and adds."""
+        return "AC" if self.is_accumulate else "MAC"
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Operations:
             "neuron_updates": self.neuron_updates,
             "state_bytes": self.state_bytes,
             "weight_bytes": self.weight_bytes,
-            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+            "layers": {name: {**asdict(layer), "operation": layer.operation} for name, layer in self.layers.items()},
         }
 
 
@@ -112,7 +122,10 @@ def _layer(one: LayerInput, sees_representation: bool, windows: int) -> LayerOpe
     elif one.is_whole and not sees_representation:  # a representation of whole numbers holds counts, not spikes
         kind = "integer"
     effective = one.weighted if kind == "integer" else one.effective
-    return LayerOperations(kind, sees_representation, one.dense // windows, effective / windows)
+    cells = max(one.cells, 1)
+    return LayerOperations(
+        kind, sees_representation, one.dense // windows, effective / windows, one.fired / cells, one.total / cells
+    )
 
 
 def _state_bytes(detector: Detector) -> int:

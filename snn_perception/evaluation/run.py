@@ -10,19 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snn_perception import __version__
 from snn_perception.data.dataset import Dataset, LabelledRecording
 from snn_perception.data.labels import NOTHING
 from snn_perception.data.window_rule import GRID, WindowRule
 from snn_perception.detector import Detector
+from snn_perception.engine.engines import Engine
 from snn_perception.errors import EventDataError
 from snn_perception.evaluation.activity import Activity, merged
 from snn_perception.evaluation.coco import Scores, coco_scores
+from snn_perception.evaluation.engine_use import DETECTOR, check_engine, label_of
 from snn_perception.evaluation.job import Job, OnProgress, Progress
+from snn_perception.evaluation.known import known_outcomes
 from snn_perception.evaluation.operating_point import OperatingPoint, best_operating_point
 from snn_perception.evaluation.outcome import RecordingOutcome
 from snn_perception.evaluation.protocol import Protocol
@@ -32,8 +34,6 @@ from snn_perception.types import SensorSize
 
 if TYPE_CHECKING:
     from snn_perception.work import Executor, Ledger
-
-OUTCOME_FORMAT = 1  # rises when the same inputs would give other stored numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class Evaluation:
         classes: that were evaluated: those that the data set and the model share.
         size: of the images the boxes are in.
         activity: of the network over all windows; without windows where nobody measured.
+        engine: that ran the network, with its precision where that is not fp32.
         reused: recordings whose outcome was there from an earlier run.
         notes: what a person should know.
     """
@@ -59,6 +60,7 @@ class Evaluation:
     classes: tuple[str, ...]
     size: SensorSize
     activity: Activity
+    engine: str = DETECTOR
     reused: int = 0
     notes: tuple[str, ...] = ()
 
@@ -95,6 +97,7 @@ def evaluate_detector(
     on_progress: OnProgress | None = None,
     share: Share | None = None,
     rule: WindowRule = GRID,
+    engine: Engine | None = None,
 ) -> Evaluation:
     """Return the scores of a detector over a data set; the detector and its modes are left as they were.
 
@@ -114,17 +117,20 @@ def evaluate_detector(
         on_progress: called with the recordings done, parts of one included, and their number.
         share: this process's part of the work; every process gets the scores of all recordings.
         rule: how windows are cut; anything but the grid needs a model that starts every window from rest.
+        engine: of this detector, runs the network; an executor's workers build their own by its name. None: the
+            detector does itself.
 
     Raises:
-        SpecError: for a rule that does not fit the model.
+        SpecError: for a rule that does not fit the model; for `rows` or `measure` that the engine does not take.
         EventDataError: if the set is of samples without boxes, a recording cannot be read, there are no labels, or the
             data set and the model have no class in common.
     """
     rule.check_policy(detector.spec.state_policy)
+    check_engine(engine, rows, measure)
     recordings = _recordings_of(dataset, limit)
     classes, options = _options(detector, dataset, max_windows, all_windows, silent, rule)
-    job = Job(detector, registry, options, score_threshold, rows, measure)
-    known, keys = _known_outcomes(ledger, recordings, job, (device or str(detector.device)).partition(":")[0])
+    job = Job(detector, registry, options, score_threshold, rows, measure, engine)
+    known, keys = known_outcomes(ledger, recordings, job, (device or str(detector.device)).partition(":")[0])
     reused = len(known)
     todo = [number for number in range(len(recordings)) if number not in known]
     todo = todo if share is None else todo[share.rank :: share.world]
@@ -145,6 +151,7 @@ def evaluate_detector(
         classes,
         _image_size(dataset, recordings, registry),
         protocol,
+        engine=label_of(engine),
         reused=reused,
         notes=_class_notes(detector, dataset, classes),
     )
@@ -156,6 +163,7 @@ def score_outcomes(
     size: SensorSize,
     protocol: Protocol,
     *,
+    engine: str = DETECTOR,
     reused: int = 0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
@@ -180,6 +188,7 @@ def score_outcomes(
         classes=tuple(classes),
         size=size,
         activity=merged([outcome.activity for outcome in outcomes]),
+        engine=engine,
         reused=reused,
         notes=(*notes, *why, *(f"{outcome.name}: {note}" for outcome in outcomes for note in outcome.notes)),
     )
@@ -257,45 +266,6 @@ def _class_notes(detector: Detector, dataset: Dataset, classes: Sequence[str]) -
 def _image_size(dataset: Dataset, recordings: Sequence[LabelledRecording], registry: Registry) -> SensorSize:
     size = dataset.size or recordings[0].size
     return size if size is not None else recordings[0].open(registry).size
-
-
-def _known_outcomes(
-    ledger: Ledger | None, recordings: Sequence[LabelledRecording], job: Job, device_kind: str
-) -> tuple[dict[int, RecordingOutcome], list[str]]:
-    """Return the outcomes that are there from before by number, and the key of each recording."""
-    if ledger is None:
-        return {}, []
-    from snn_perception.evaluation.package import PackedModel
-
-    packed = PackedModel.of(job.detector, job.registry)
-    made_by = [packed.digest, packed.plugins.code(), device_kind]
-    keys = [_key(recording, made_by, job) for recording in recordings]
-    known = {}
-    for number, key in enumerate(keys):
-        stored = ledger.get(key)
-        try:
-            if stored is not None:
-                known[number] = RecordingOutcome.from_dict(stored)
-        except (ValueError, KeyError, TypeError, ArithmeticError):  # written by other software: done anew
-            continue
-    return known, keys
-
-
-def _key(recording: LabelledRecording, made_by: list[str], job: Job) -> str:
-    """Return a name for everything that the outcome of a recording follows from; protocols come later."""
-    from snn_perception.work import file_identity, unit_key
-
-    files = [path for path in (recording.path, recording.labels_path) if path is not None and path.exists()]
-    identity = [[path.name, file_identity(path)] for path in files]
-    options = {name: _plain(value) for name, value in vars(job.options).items()}
-    settings = [options, job.score_threshold, job.measure]
-    return unit_key(
-        OUTCOME_FORMAT, __version__, made_by, recording.name, identity, recording.rules, recording.piece, settings
-    )
-
-
-def _plain(value: Any) -> Any:
-    return [list(pair) for pair in sorted(value.items())] if isinstance(value, dict) else value
 
 
 @contextmanager

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from snn_perception.data.stored import StoredWindow, represented
 from snn_perception.detector import Detector
+from snn_perception.engine.engines import DetectorEngine, Engine
 from snn_perception.errors import SpecError
 from snn_perception.evaluation.activity import Activity, ActivityMeter
 from snn_perception.events.geometry import InputMapping
 from snn_perception.events.window_source import DEFAULT_MAX_GAP_US
+from snn_perception.runtime.rows import step_rows
 from snn_perception.runtime.stream import Continuity, StreamState, continuity
-from snn_perception.state import State, split_rows, stack_rows
+from snn_perception.state import State
 from snn_perception.types import Detections, EventWindow, SensorSize
 
 
@@ -30,11 +32,20 @@ class RowStepper:
     Args:
         detector: in evaluation mode, where it shall run.
         score_threshold: detections below it are left out.
-        meter: counts what goes on in the network; entered by the caller.
+        meter: counts what goes on in the detector's own layers; entered by the caller.
+        engine: runs the network; by default the detector does itself.
     """
 
-    def __init__(self, detector: Detector, *, score_threshold: float = 0.0, meter: ActivityMeter | None = None) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        score_threshold: float = 0.0,
+        meter: ActivityMeter | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         self.detector, self.spec = detector, detector.spec
+        self._engine = engine or DetectorEngine(detector)
         self._score_threshold, self._meter = score_threshold, meter
         self._mappings: dict[SensorSize, InputMapping] = {}
 
@@ -58,8 +69,7 @@ class RowStepper:
         ]
         if self._meter is not None:
             self._meter.expect(len(windows))
-        single = len(windows) == 1
-        raw, after = self.detector(x[0] if single else torch.cat(x, dim=1), before[0] if single else stack_rows(before))
+        raw, carried = step_rows(self._engine, x, before, carries=self.spec.state_policy == "carry")
         if isinstance(raw, Tensor) and raw.ndim == 2:  # logits, not boxes
             raise SpecError("boxes need a detector; this model tells the class of a whole sample: give it such samples")
         activities = self._meter.take() if self._meter is not None else [Activity()] * len(windows)
@@ -67,9 +77,6 @@ class RowStepper:
         if any(wanted):
             rows = zip(self.detector.decode(raw), windows, wanted, strict=True)
             found = [self._seen(one, window) if is_wanted else None for one, window, is_wanted in rows]
-        carried: list[State] = [None] * len(windows)
-        if self.spec.state_policy == "carry":
-            carried = [after] if single else split_rows(after, len(windows))
         return found, list(map(_advanced, windows, streams, follows, carried)), activities
 
     def _input(self, window: EventWindow) -> Tensor:

@@ -1,17 +1,14 @@
 """ROS messages of event cameras as bytes (CDR, XCDR1), read and written without ROS.
 
-A bag stores each message as its serialized bytes. These parsers check every length against what is there before they
-use it, and hand over the payload as a view of the message. Alignment counts from after the 4 bytes of encapsulation.
+A bag stores each message as its serialized bytes. The payload is handed over as a view of the message.
 """
 
 from __future__ import annotations
 
 import struct
 
-import numpy as np
-import numpy.typing as npt
-
 from snn_perception.errors import EventDataError
+from snn_perception.events.cdr import CdrReader, CdrWriter
 from snn_perception.types import Packet, PointLayout, SensorSize
 
 EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
@@ -29,9 +26,7 @@ bool is_bigendian
 uint8[] events
 """
 
-_ENCAPSULATIONS = {0: ">", 1: "<"}  # CDR_BE, CDR_LE
 _MAX_POINT_FIELDS = 64
-_MAX_NAME_BYTES = 256
 
 
 def parse_message(data: bytes | memoryview, message_type: str) -> Packet:
@@ -41,7 +36,7 @@ def parse_message(data: bytes | memoryview, message_type: str) -> Packet:
         EventDataError: for bytes that are no such message, or an impossible sensor size.
     """
     try:
-        cdr = _Reader(data)
+        cdr = CdrReader(data)
         return _point_cloud(cdr) if message_type == POINT_CLOUD else _event_packet(cdr)
     except (ValueError, struct.error) as error:
         raise EventDataError(f"{message_type} of {len(data)} bytes: {error}; the message is damaged") from None
@@ -57,7 +52,7 @@ def serialize_event_packet(packet: Packet) -> bytes:
         raise EventDataError(
             f"a packet of encoding {packet.encoding!r} without sensor size cannot become an {EVENT_PACKET}"
         )
-    writer = _Writer()
+    writer = CdrWriter()
     try:
         writer.put("iI", *divmod(packet.stamp_ns, 1_000_000_000))
         writer.string(packet.frame_id)
@@ -82,7 +77,7 @@ def serialize_point_cloud(packet: Packet) -> bytes:
     layout = packet.layout
     if layout is None:
         raise EventDataError(f"a packet of encoding {packet.encoding!r} without points cannot become a {POINT_CLOUD}")
-    writer = _Writer()
+    writer = CdrWriter()
     try:
         writer.put("iI", *divmod(packet.stamp_ns, 1_000_000_000))
         writer.string(packet.frame_id)
@@ -100,73 +95,7 @@ def serialize_point_cloud(packet: Packet) -> bytes:
     return writer.head() + packet.data.tobytes() + b"\1"  # is_dense: no point is invalid
 
 
-class _Reader:
-    """A cursor over one message that never reads past its end."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        kind = struct.unpack_from(">H", data)[0]
-        if kind not in _ENCAPSULATIONS:
-            raise ValueError(f"expected CDR (encapsulation 0 or 1), got encapsulation {kind:#06x}")
-        self._order = _ENCAPSULATIONS[kind]
-        self._body = memoryview(data)[4:]
-        self._at = 0
-
-    def take(self, code: str) -> int:
-        """Return one number, aligned to its own size."""
-        size = struct.calcsize("=" + code)
-        self._at += -self._at % size
-        value: int = struct.unpack_from(self._order + code, self._body, self._at)[0]
-        self._at += size
-        return value
-
-    def string(self) -> str:
-        """Return a string; its stored length includes a final NUL."""
-        length = self.take("I")
-        if length > _MAX_NAME_BYTES:
-            raise ValueError(f"a name of {length} bytes")
-        return bytes(self._take_bytes(length)).rstrip(b"\0").decode("utf-8", "replace")
-
-    def payload(self) -> npt.NDArray[np.uint8]:
-        """Return a sequence of bytes as a view, uint8 [N]."""
-        return np.frombuffer(self._take_bytes(self.take("I")), np.uint8)
-
-    def stamp_ns(self) -> int:
-        """Return a time stamp in nanoseconds."""
-        seconds = self.take("i")
-        return seconds * 1_000_000_000 + self.take("I")
-
-    def _take_bytes(self, length: int) -> memoryview:
-        left = len(self._body) - self._at
-        if length > left:
-            raise ValueError(f"{length} bytes announced, {max(left, 0)} left")
-        taken = self._body[self._at : self._at + length]
-        self._at += length
-        return taken
-
-
-class _Writer:
-    """Appends values with CDR alignment, little endian."""
-
-    def __init__(self) -> None:
-        self._body = bytearray()
-
-    def put(self, codes: str, *values: int) -> None:
-        body = self._body
-        for code, value in zip(codes, values, strict=True):
-            number = struct.pack("<" + code, value)
-            body += bytes(-len(body) % len(number))
-            body += number
-
-    def string(self, text: str) -> None:
-        raw = text.encode() + b"\0"
-        self.put("I", len(raw))
-        self._body += raw
-
-    def head(self) -> bytes:
-        return b"\x00\x01\x00\x00" + self._body
-
-
-def _event_packet(cdr: _Reader) -> Packet:
+def _event_packet(cdr: CdrReader) -> Packet:
     stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()
     height, width = cdr.take("I"), cdr.take("I")
     seq, time_base = cdr.take("Q"), cdr.take("Q")
@@ -183,7 +112,7 @@ def _event_packet(cdr: _Reader) -> Packet:
     )
 
 
-def _point_cloud(cdr: _Reader) -> Packet:
+def _point_cloud(cdr: CdrReader) -> Packet:
     from snn_perception.events.pointcloud import layout_from_fields
 
     stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()

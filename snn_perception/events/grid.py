@@ -10,16 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from snn_perception.events import on_device
-from snn_perception.events.letterbox import Letterbox
 from snn_perception.types import I64, EventArray, EventWindow, SensorSize
+
+if TYPE_CHECKING:  # filling a grid takes no torch, and an exported model runs without it
+    import torch
+    from torch import Tensor
+
+    from snn_perception.events import on_device
+    from snn_perception.events.letterbox import Letterbox
 
 Grid = npt.NDArray[Any]
 _SPARES = 8  # buffers kept for reuse: one is filled, one is read, some wait in a queue
@@ -111,32 +114,39 @@ class GridRepresentation(ABC):
     def place(self, x: Tensor, y: Tensor, p: Tensor, t: Tensor, bins: Bins) -> Tensor:
         """Return the grid of a window's events, columns of int64 on any device: the same cells as `add` makes."""
 
-    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Return a grid on any device as the tensor [T, C, H, W] of a floating dtype, letterboxed.
 
         `bins` are those it was filled with, None where there were no events to tell them.
         """
-        images = grid.to(dtype, copy=True)
+        import torch
+
+        images = grid.to(dtype or torch.float32, copy=True)
         return self.letterbox.apply(images) if self.letterbox else images
 
-    def __call__(self, window: EventWindow, dtype: torch.dtype = torch.float32) -> Tensor:
+    def __call__(self, window: EventWindow, dtype: torch.dtype | None = None) -> Tensor:
         """Return the window as a tensor [T, C, H, W] on the CPU.
 
         Raises:
             ValueError: if the events lie on another grid than the model's, or outside their own.
         """
+        import torch
+
         return self.to_device(window, torch.device("cpu"), dtype)
 
-    def to_device(self, window: EventWindow, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    def to_device(self, window: EventWindow, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """Return the window as a tensor [T, C, H, W] on a device; the grid travels in its own, small dtype."""
+        import torch
+
         grid = self.grid(window)
-        tensor = self.finish(torch.from_numpy(grid).to(device), self.bins_of(window), dtype)
+        tensor = self.finish(torch.from_numpy(grid).to(device), self.bins_of(window), dtype or torch.float32)
         self.give_back(grid)
         return tensor
 
     def give_back(self, grid: Grid) -> None:
         """Take a grid that nobody needs any more, for reuse."""
-        if not any(spare is grid for spare in self._spares):
+        spares = tuple(self._spares)  # at once: another thread may take one meanwhile
+        if not any(spare is grid for spare in spares):
             self._spares.append(grid)
 
     def grid(self, window: EventWindow) -> Grid:
@@ -156,12 +166,15 @@ class GridRepresentation(ABC):
         self.fill(grid, events, bins)
         return grid
 
-    def through_torch(self, window: EventWindow, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    def through_torch(self, window: EventWindow, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """Return what `to_device` does, with the events themselves brought to the device and placed there.
 
         Raises:
             ValueError: as `grid`.
         """
+        import torch
+
+        dtype = dtype or torch.float32
         bins, events = self.bins_of(window), self._checked(window.events).validate()
         if bins is None:
             return self.finish(torch.from_numpy(self.new_grid()).to(device), None, dtype)
@@ -205,6 +218,8 @@ class GridRepresentation(ABC):
         return (grid.reshape(-1), height, width, events.x, events.y, events.p, events.t, bins.edges, planes)
 
     def _cells(self, x: Tensor, y: Tensor, p: Tensor, t: Tensor, bins: Bins) -> on_device.Cells:
+        from snn_perception.events import on_device
+
         return on_device.cells(x, y, p, t, bins.edges, bins.planes, self.size)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from snn_perception.types import F32, SensorSize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Interpolation = Literal["none", "bilinear", "bicubic", "bilinear_8bit"]
 INTERPOLATIONS = ("none", "bilinear", "bicubic", "bilinear_8bit")
@@ -67,7 +68,9 @@ class Letterbox:
         right = self.target.width - self.left - self.scaled.width
         bottom = self.target.height - self.top - self.scaled.height
         resized = image if self.scaled == self.source else self._resize(image)
-        return torch.nn.functional.pad(resized, (self.left, right, self.top, bottom), value=self.pad)
+        from torch.nn.functional import pad
+
+        return pad(resized, (self.left, right, self.top, bottom), value=self.pad)
 
     def boxes_to_input(self, xyxy: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return boxes xyxy [N, 4] of the source in pixels of the input, not clipped."""
@@ -75,13 +78,22 @@ class Letterbox:
 
     def boxes_to_source(self, xyxy: F32) -> F32:
         """Return boxes xyxy [N, 4] of the input in pixels of the source, cut to it."""
-        scale = self._scale
-        if self.one_factor:
-            scale[:] = min(self.target.width / self.source.width, self.target.height / self.source.height)
-        moved = (xyxy - np.array([self.left, self.top] * 2, np.float32)) / scale.astype(np.float32)
+        moved = (xyxy - np.array([self.left, self.top] * 2, np.float32)) / self._back_scale().astype(np.float32)
         limit = np.array([self.source.width, self.source.height] * 2, np.float32)
         clipped: F32 = np.clip(moved, 0, limit).astype(np.float32)
         return clipped
+
+    @property
+    def to_source(self) -> tuple[float, float, float, float]:
+        """(left, top, x scale, y scale): ``boxes_to_source`` is ``(x - left) / scale``, cut to the source."""
+        x_scale, y_scale = map(float, self._back_scale()[:2])
+        return float(self.left), float(self.top), x_scale, y_scale
+
+    def _back_scale(self) -> npt.NDArray[np.float64]:
+        scale = self._scale
+        if self.one_factor:
+            scale[:] = min(self.target.width / self.source.width, self.target.height / self.source.height)
+        return scale
 
     @property
     def _scale(self) -> npt.NDArray[np.float64]:
@@ -152,6 +164,8 @@ def _taps(source: int, scaled: int, kind: str) -> tuple[npt.NDArray[np.int64], n
 
 def _weighted(image: Tensor, index: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], axis: int) -> Tensor:
     """Return the image with one side resized: the weighted sum of its taps."""
+    import torch
+
     shape = (-1,) if axis == -1 else (-1, 1)
     total: Tensor | None = None
     for k in range(index.shape[1]):
@@ -170,6 +184,8 @@ def _resize_8bit(
     down: npt.NDArray[np.float32],
 ) -> Tensor:
     """Return whole-numbered images resized in fixed point: weights of 11 bits, 4 bits dropped on the way, rounded."""
+    import torch
+
     wide = _weighted(image.to(torch.int64), columns, np.rint(across * (1 << _BITS)), -1) >> 4
     high, low = (wide.index_select(-2, torch.from_numpy(rows[:, k]).to(wide.device)) for k in (0, 1))
     whole = np.rint(down * (1 << _BITS)).astype(np.int64)

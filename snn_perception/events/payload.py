@@ -13,6 +13,7 @@ from snn_perception.types import Packet, SensorSize
 
 MAX_PACKET_BYTES = 1 << 26  # drivers cut packets by time, at some milliseconds; this is a tenth of a saturated second
 MAX_PACKET_EVENTS = 1 << 26  # 0.8 GiB decoded; EVT3 vectors hold up to 6 events per byte, so bytes alone bound little
+MAX_PACKET_MARKS = 1 << 22  # trigger edges and leaps of time; a camera sends some thousand in a second at most
 MAX_TIME_BASE = 1 << 62  # ns: year 2116; below it no time of a packet overflows int64
 
 
@@ -65,6 +66,15 @@ def check_event_count(packet: Packet, events: int) -> None:
         raise EventDataError(
             f"{packet.encoding} packet of {len(packet.data)} bytes: expected at most {MAX_PACKET_EVENTS} events, "
             f"got {events}; let the driver send shorter packets"
+        )
+
+
+def check_mark_count(marks: int) -> None:
+    """Raise EventDataError for more trigger edges and leaps of time than any camera can send in one packet."""
+    if marks > MAX_PACKET_MARKS:
+        raise EventDataError(
+            f"expected at most {MAX_PACKET_MARKS} trigger edges and leaps of time in one piece, got more; "
+            "the data is damaged or hostile"
         )
 
 

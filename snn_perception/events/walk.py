@@ -10,7 +10,8 @@ import numpy as np
 
 from snn_perception.errors import EventDataError
 from snn_perception.events.recording import Recording
-from snn_perception.events.stream import EventStream, StreamCounts
+from snn_perception.events.stream import EventStream
+from snn_perception.events.stream_counts import StreamCounts
 from snn_perception.registry import Registry
 from snn_perception.types import DecodedEvents, Packet, Triggers
 

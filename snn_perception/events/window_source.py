@@ -11,7 +11,8 @@ import numpy as np
 from snn_perception.errors import EventDataError
 from snn_perception.events.recording import Recording, from_time_on
 from snn_perception.events.shown_duplicates import ShownDuplicates
-from snn_perception.events.stream import PacketWindows, StreamCounts
+from snn_perception.events.stream import PacketWindows
+from snn_perception.events.stream_counts import StreamCounts
 from snn_perception.events.walk import EventWalk
 from snn_perception.events.windower import Windower, moved_up
 from snn_perception.registry import Registry

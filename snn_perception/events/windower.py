@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # it brings torch, which reading a recording does not need
     from snn_perception.events.filling import Filler
 
 _LONG_AGO_US = -(1 << 63)
+_OVERLAP = "windows that overlap share events, so no grid can be filled as they arrive"
 
 
 class Windower:
@@ -35,8 +36,11 @@ class Windower:
 
     A `filler` is given the events as they come; each window then carries the grid that it filled.
 
+    With `max_events`, a window holds no more than the first so many (of each stride, its share): a stream whose time
+    stands still could otherwise fill all memory. What comes beyond is dropped and counted, and the window is lossy.
+
     Attributes:
-        windows, gaps, disordered: counted since the start.
+        windows, gaps, disordered, overflowed: counted since the start; the latter are events beyond `max_events`.
     """
 
     def __init__(
@@ -49,17 +53,19 @@ class Windower:
         t_start_us: int | None = None,
         stream: str = "",
         filler: Filler | None = None,
+        max_events: int | None = None,
     ) -> None:
         stride_us = window_us if stride_us is None else stride_us
         if window_us <= 0 or stride_us <= 0 or window_us % stride_us:
             raise ValueError(f"window_us must be a positive multiple of stride_us, got {window_us} and {stride_us}")
         if filler is not None and stride_us != window_us:
-            raise ValueError("windows that overlap share events, so no grid can be filled as they arrive")
+            raise ValueError(_OVERLAP)
         self.window_us, self.stride_us, self.size = window_us, stride_us, size
         self.max_gap_us, self.stream = max_gap_us, stream
         self._earlier: deque[tuple[list[EventArray], bool]] = deque(maxlen=window_us // stride_us - 1)
-        self._filler = filler
-        self.windows = self.gaps = self.disordered = 0
+        self._filler = self._next_filler = filler
+        self._room = self._most = None if max_events is None else max(1, max_events * stride_us // window_us)
+        self.windows = self.gaps = self.disordered = self.overflowed = 0
         self._start_us = t_start_us
         self._now_us = _LONG_AGO_US
         self._parts: list[EventArray] = []
@@ -88,12 +94,43 @@ class Windower:
                 done = index
         yield from self._advance(events[done:] if done else events, reached, decoded.in_order)
 
+    def span_us(self, decoded: DecodedEvents, told_us: int | None) -> int:
+        """Return for how long these events, not yet pushed, let windows follow on one another.
+
+        Gaps do not count, nor silence after them, before the next event. `told_us`: the time known before these.
+        """
+        if decoded.t_reached is None:
+            return 0
+        gaps = [leap for leap in _leaps_us(decoded) if self._is_gap(leap[1], leap[2])]
+        ticks, span_us, done = decoded.us_divisor, 0, 0
+        begin = told_us if self._start_us is not None else None
+        for index, end_us in [*((gap[0], gap[1]) for gap in gaps), (len(decoded), decoded.t_reached // ticks)]:
+            if begin is None and index > done:
+                begin = int(decoded.t[done]) // ticks
+            if begin is not None:
+                span_us += max(0, end_us - begin)
+            begin, done = None, index
+        return span_us
+
     def resumes_us(self, decoded: DecodedEvents) -> int | None:
         """Return the sensor time at which the stream goes on after the last gap in these events; None without a gap."""
         for _, before, after in reversed(_leaps_us(decoded)):
             if self._is_gap(before, after):
                 return int(after)
         return None
+
+    def fill_with(self, filler: Filler | None) -> None:
+        """Give events to another filler from the next window on; the open one goes on with its own.
+
+        Raises:
+            ValueError: for windows that overlap.
+        """
+        if filler is not None and self.stride_us != self.window_us:
+            raise ValueError(_OVERLAP)
+        if self._parts:
+            self._next_filler = filler
+        else:
+            self._filler = self._next_filler = filler
 
     def interrupt(self, resumes_us: int | None = None) -> Iterator[EventWindow]:
         """Yield the open window and start a new grid: the stream jumped (to `resumes_us`) or began anew."""
@@ -120,6 +157,7 @@ class Windower:
     def continue_counts(self, earlier: Windower) -> None:
         """Go on counting where the windower of the same camera before this one stopped; what follows is after a gap."""
         self.windows, self.gaps, self.disordered = earlier.windows, earlier.gaps, earlier.disordered
+        self.overflowed = earlier.overflowed
         self._after_gap = True
 
     def _note_loss(self, lossy: bool, events: EventArray, reached_us: int | None) -> None:
@@ -170,6 +208,14 @@ class Windower:
     def _take(self, events: EventArray) -> None:
         """Add events, at least one, to the open window."""
         assert self._start_us is not None
+        if self._room is not None:
+            if len(events) > self._room:
+                self.overflowed += len(events) - self._room
+                self._lossy = True
+                if not self._room:
+                    return
+                events = events[: self._room]
+            self._room -= len(events)
         self._parts.append(events)
         if self._filler is not None:
             self._filler.add(events, self._start_us, self._start_us + self.stride_us)
@@ -191,6 +237,8 @@ class Windower:
             None if self._filler is None else self._filler.take(events),
         )
         self._parts, self._lossy, self._after_gap, self._start_us = [], False, False, end_us
+        self._filler = self._next_filler
+        self._room = self._most
         self.windows += 1
         return window
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snn_perception.events.payload import check_event_count, records, sensor_size, trimmed
-from snn_perception.types import I64, U8, U16, DecodedEvents, Losses, Packet, SensorSize, Triggers
+from snn_perception.events.payload import check_event_count, check_mark_count, records, sensor_size, trimmed
+from snn_perception.types import I64, NO_LOSSES, U8, U16, DecodedEvents, Losses, Packet, SensorSize, Triggers
 
 Columns = tuple[U16, U16, U8, I64]
 Words = npt.NDArray[Any]
 FOREVER_US = 1 << 62
+_MARKS = 1024  # trigger edges, or leaps, that the inner loop tells of at a time
 
 
 class WordDecoder:
@@ -34,7 +35,7 @@ class WordDecoder:
 
     def __init__(self) -> None:
         self._state: I64 = self.kernels.new_state()
-        self._triggers, self._leaps = np.empty((1024, 3), np.int64), np.empty((1024, 3), np.int64)
+        self._triggers, self._leaps = np.empty((_MARKS, 3), np.int64), np.empty((_MARKS, 3), np.int64)
         self._told: tuple[list[I64], list[I64]] = ([], [])
 
     def decode(self, packet: Packet) -> DecodedEvents:
@@ -88,6 +89,7 @@ class WordDecoder:
             if state[k.LEAPS]:
                 self._told[1].append(self._leaps[: state[k.LEAPS]].copy())
             state[k.TRIGGERS] = state[k.LEAPS] = 0
+            check_mark_count(_MARKS * max(map(len, self._told)))
             if start == len(words) or state[k.EVENTS] > full or state[k.EPOCH] >= state[k.UNTIL]:
                 return start
 
@@ -112,6 +114,7 @@ class WordDecoder:
         started = self._state[k.STARTED]
         outside, unknown, unsynced, fell, n, _, _, reached = self._state[k.OUTSIDE : k.UNTIL].tolist()
         x, y, p, t = columns
+        losses = Losses(outside, unknown, unsynced, ragged) if outside or unknown or unsynced or ragged else NO_LOSSES
         return DecodedEvents(
             trimmed(x, n),
             trimmed(y, n),
@@ -122,7 +125,7 @@ class WordDecoder:
             t_reached=reached if started else None,
             leaps=_joined(self._told[1]),
             triggers=_triggers(self._told[0]),
-            losses=Losses(outside, unknown, unsynced, ragged),
+            losses=losses,
             in_order=not fell,
         )
 

@@ -1,16 +1,19 @@
-"""One camera of the node: its subscription, decoding, windows, and the figures that diagnostics show."""
+"""One camera of the node: its subscription, the way to its windows, and the figures that diagnostics show."""
 
 from __future__ import annotations
 
+import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from event_camera_msgs.msg import EventPacket
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
 try:
@@ -21,17 +24,25 @@ except ImportError:  # its name in Humble
 from snn_perception.errors import EventDataError
 from snn_perception.events.stream import PacketWindows
 from snn_perception.registry import Registry
+from snn_perception.ros.executing import WithInfo
+from snn_perception.ros.jobs import WindowJob
 from snn_perception.ros.messages import packet_from_event_packet, packet_from_point_cloud
-from snn_perception.ros.queue import JobQueue, WindowJob
+from snn_perception.ros.qos import overridable, overrides_of
+from snn_perception.ros.queue import JobQueue
+from snn_perception.runtime.pace import Pace
 from snn_perception.runtime.pipeline import DetectionPipeline
-from snn_perception.types import EventWindow, Packet, SensorSize
+from snn_perception.runtime.rates import Part, faster_rate
+from snn_perception.runtime.stages import Arrival, Stages, arrival
+from snn_perception.types import EventWindow, Packet, SensorSize, Window
 
+log = logging.getLogger(__name__)
 MESSAGE_TYPES = {
     "event_packet": (EventPacket, packet_from_event_packet),
     "pointcloud2": (PointCloud2, packet_from_point_cloud),
 }
 FIRST_PACKET_NS = 5_000_000_000
 RECENT = 256  # windows whose latency the diagnostics summarise
+KNOWS_RECEPTION = hasattr(Subscription, "CallbackType")  # not in Humble: callbacks may ask when a message was received
 
 
 @dataclass
@@ -46,9 +57,15 @@ class CameraFigures:
     gaps: int = 0
     resets: int = 0
     detections: int = 0
+    late_windows: int = 0
+    caught_up_windows: int = 0
+    batched_windows: int = 0
     last_packet_ns: int = 0
     latency_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     inference_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    network_steps: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    stages: deque[Stages] = field(default_factory=lambda: deque(maxlen=RECENT))
+    pace: Pace = field(default_factory=Pace)
 
 
 def event_qos(depth: int, reliability: str) -> QoSProfile:
@@ -65,8 +82,145 @@ def event_qos(depth: int, reliability: str) -> QoSProfile:
     )
 
 
-class Camera:
-    """Receives one camera's messages, cuts windows, and queues them. Runs in the executor; touches no GPU."""
+class Camera(ABC):
+    """Receives one camera's messages, makes windows, and queues them. Runs in the executor; touches no GPU.
+
+    Args:
+        message_type, leaf: of its topic, which lies below the camera's name. depth: of its subscription.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        name: str,
+        settings: dict[str, Any],
+        queue: JobQueue,
+        *,
+        message_type: Any,
+        leaf: str,
+        depth: int,
+    ) -> None:
+        # The first packet may take some seconds longer: discovery, a camera that is just starting.
+        self.name, self.figures = name, CameraFigures(last_packet_ns=time.monotonic_ns() + FIRST_PACKET_NS)
+        self._node, self._queue = node, queue
+        self._silence_ns = int(settings["silence_warning_s"] * 1e9)
+        self._frame_id = ""
+        self._timeout_s: float | None = None
+        self._taken_ns = self._received_ns = 0  # when the message in hand came: the callback, and this host before
+        topic = f"{name}/{leaf}" if name else leaf
+        self.topic = node.resolve_topic_name(topic)
+        receive: Any = WithInfo(self._on_received) if KNOWS_RECEPTION else self._on_message
+        with overrides_of(self.topic, "subscription"):
+            self._subscription = node.create_subscription(
+                message_type,
+                topic,
+                receive,
+                event_qos(depth, settings["qos_reliability"]),
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+                qos_overriding_options=overridable(),
+            )
+
+    @abstractmethod
+    def received(self) -> dict[str, int | str]:
+        """Return what came, by name, for diagnostics; ``packets`` is the number of messages that were of use."""
+
+    @abstractmethod
+    def losses(self) -> dict[str, int]:
+        """Return what was lost on the way to windows, by name, for diagnostics."""
+
+    @abstractmethod
+    def _windows_of(self, msg: Any) -> Iterable[Window]:
+        """Yield the windows that a message closes, with `_frame_id` set; EventDataError for one that is of no use."""
+
+    @abstractmethod
+    def _stamp_ns(self, window: Window) -> int:
+        """Return the stamp of a window's detections."""
+
+    def _last_windows(self) -> Iterable[Window]:
+        """Yield what is left when the node stops listening."""
+        return ()
+
+    def _decoded_ns(self) -> int:
+        """Return when the message in hand was decoded, on the monotonic clock; an earlier time if it was not."""
+        return 0
+
+    def _host_ns(self, window: Window, stamp_ns: int) -> int:
+        """Return when a window ended on the clock of the message stamps; `stamp_ns` is that of its detections."""
+        return stamp_ns
+
+    def _part(self, window: Window) -> Part:
+        """Return what a window is for."""
+        return Part(window)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no packet has come for longer than the user's limit."""
+        return time.monotonic_ns() - self.figures.last_packet_ns > self._silence_ns
+
+    @abstractmethod
+    def serve(self, pipeline: DetectionPipeline) -> None:
+        """Prepare windows for another model from the next one on; from any thread."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Queue the last, partial window; if there is no room for so long, it is dropped and counted."""
+        self._timeout_s = timeout_s
+        self._taken_ns, self._received_ns = time.monotonic_ns(), 0
+        self._queue_windows(self._last_windows)
+
+    def destroy(self) -> None:
+        """Stop receiving."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _on_received(self, msg: Any, info: Mapping[str, int]) -> None:
+        self._received_ns = info["received_timestamp"]
+        self._on_message(msg)
+
+    def _on_message(self, msg: Any) -> None:
+        self.figures.last_packet_ns = self._taken_ns = time.monotonic_ns()
+        self._queue_windows(lambda: self._windows_of(msg))
+
+    def _queue_windows(self, windows: Callable[[], Iterable[Window]]) -> None:
+        try:
+            for window in windows():
+                self._put(window)
+        except Exception as error:  # a node must outlive one bad message, whatever a plugin raised
+            self.figures.bad_packets += 1
+            reason = str(error) if isinstance(error, EventDataError) else f"{type(error).__name__}: {error}"
+            self._node.get_logger().error(f"topic '{self.topic}': {reason}", throttle_duration_sec=2.0)
+            log.debug("the message cannot be used", exc_info=error)
+
+    def _put(self, window: Window) -> None:
+        part = self._part(window)
+        stamp_ns = self._stamp_ns(window)  # of its own end, where it is only looked at
+        arrived = self._arrived(window, stamp_ns)
+        now_ns = time.monotonic_ns()
+        job = WindowJob(self.name, part.window, stamp_ns, self._frame_id, now_ns, part.phase, part.peek_at_us, arrived)
+        dropped = self._queue.put(job, self._timeout_s)
+        if dropped:
+            self.figures.dropped_windows += dropped
+            self._node.get_logger().warning(
+                f"topic '{self.topic}': inference is behind, dropped {self.figures.dropped_windows} window(s) so far",
+                throttle_duration_sec=2.0,
+            )
+
+    def _arrived(self, window: Window, stamp_ns: int) -> Arrival:
+        """Return how the message in hand came, which closed a window."""
+        decoded_ns = max(self._taken_ns, self._decoded_ns())
+        return arrival(self._taken_ns, decoded_ns, self._received_ns, self._host_ns(window, stamp_ns))
+
+    def _on_incompatible_qos(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
+        self._node.get_logger().warning(
+            f"topic '{self.topic}': a publisher's QoS does not match (policy {info.last_policy_kind}), nothing will "
+            "arrive from it; try qos_reliability:=best_effort"
+        )
+
+
+class EventCamera(Camera):
+    """A camera of events, on topic ``events``.
+
+    Attributes:
+        packets: what decodes its packets and cuts its windows.
+    """
 
     def __init__(
         self,
@@ -77,82 +231,73 @@ class Camera:
         pipeline: DetectionPipeline,
         queue: JobQueue,
     ) -> None:
-        # The first packet may take some seconds longer: discovery, a camera that is just starting.
-        self.name, self.figures = name, CameraFigures(last_packet_ns=time.monotonic_ns() + FIRST_PACKET_NS)
-        self._node, self._queue = node, queue
+        message_type, self._to_packet = MESSAGE_TYPES[settings["input_type"]]
         self._from_sensor = settings["stamp_source"] == "sensor"
-        self._silence_ns = int(settings["silence_warning_s"] * 1e9)
-        self._frame_id = ""
-        self._timeout_s: float | None = None
-        topic = f"{name}/events" if name else "events"
-        self.topic = node.resolve_topic_name(topic)
         width, height = settings["sensor_width"], settings["sensor_height"]
+        self._rate = faster_rate(settings, pipeline.spec)
         self.packets = PacketWindows(
             registry,
             pipeline.spec.window_us,
-            stride_us=pipeline.spec.stride_us,
+            stride_us=pipeline.spec.stride_us if self._rate is None else self._rate.stride_us,
             max_gap_us=settings["max_gap_ms"] * 1000,
             name=name,
             size=SensorSize(height, width) if width and height else None,
-            topic=self.topic,
+            topic=node.resolve_topic_name(f"{name}/events" if name else "events"),
             drop_duplicates=settings["drop_duplicates"],
-            make_filler=pipeline.make_filler,
+            make_filler=pipeline.make_filler if self._rate is None else None,
         )
-        message_type, self._to_packet = MESSAGE_TYPES[settings["input_type"]]
-        self._subscription = node.create_subscription(
-            message_type,
-            topic,
-            self._on_message,
-            event_qos(settings["qos_depth"], settings["qos_reliability"]),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+        super().__init__(
+            node, name, settings, queue, message_type=message_type, leaf="events", depth=settings["qos_depth"]
         )
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether no packet has come for longer than the user's limit."""
-        return time.monotonic_ns() - self.figures.last_packet_ns > self._silence_ns
+    def serve(self, pipeline: DetectionPipeline) -> None:
+        """Fill the grids of another model from the next window on; from any thread."""
+        if self._rate is None:
+            self.packets.fill_with(pipeline.make_filler)
 
-    def flush(self, timeout_s: float) -> None:
-        """Queue the last, partial window; if there is no room for so long, it is dropped and counted."""
-        self._timeout_s = timeout_s
-        self._queue_windows(self.packets.flush)
+    def received(self) -> dict[str, int | str]:
+        """Return counts of packets, events and windows, and how far the sensor's clock drifts."""
+        counts, windower, duplicates = self.packets.stream.counts, self.packets.windower, self.packets.duplicates
+        return {
+            "packets": counts.packets,
+            "events": counts.events,
+            "sequence gaps": counts.sequence_gaps,
+            "stream restarts": counts.restarts,
+            "windows": windower.windows if windower else 0,
+            "disordered events": windower.disordered if windower else 0,
+            "duplicate events": duplicates.dropped if duplicates is not None else 0,
+            "sensor clock drift ppm": f"{self.packets.clock.drift_ppm:.1f}",
+            "skipped looks": self._queue.skipped_peeks[self.name],
+        }
 
-    def destroy(self) -> None:
-        """Stop receiving."""
-        self._node.destroy_subscription(self._subscription)
+    def losses(self) -> dict[str, int]:
+        """Return counts of packets that are missing or of no use, of what decoders could not use, and of gaps."""
+        counts, windower = self.packets.stream.counts, self.packets.windower
+        return {
+            "lost packets": counts.lost_packets,
+            "late packets": counts.late_packets,
+            "duplicate packets": counts.duplicates,
+            "undecodable data": counts.losses.total,
+            "stream gaps": windower.gaps if windower else 0,
+            "events beyond a window's bound": windower.overflowed if windower else 0,
+        }
 
-    def _on_message(self, msg: Any) -> None:
-        self.figures.last_packet_ns = time.monotonic_ns()
+    def _windows_of(self, msg: Any) -> Iterable[Window]:
+        packet: Packet = self._to_packet(msg)
+        self._frame_id = packet.frame_id
+        return self.packets.push(packet)
 
-        def windows() -> Any:
-            packet: Packet = self._to_packet(msg)
-            self._frame_id = packet.frame_id
-            return self.packets.push(packet)
+    def _last_windows(self) -> Iterable[Window]:
+        return self.packets.flush()
 
-        self._queue_windows(windows)
+    def _decoded_ns(self) -> int:
+        return self.packets.decoded_ns
 
-    def _queue_windows(self, windows: Callable[[], Any]) -> None:
-        try:
-            for window in windows():
-                self._put(window)
-        except EventDataError as error:
-            self.figures.bad_packets += 1
-            self._node.get_logger().error(f"topic '{self.topic}': {error}", throttle_duration_sec=2.0)
+    def _host_ns(self, window: Window, stamp_ns: int) -> int:
+        return self.packets.clock.to_host_ns(window.t_end_us) if self._from_sensor else stamp_ns
 
-    def _put(self, window: EventWindow) -> None:
-        end_us = window.t_end_us
-        stamp_ns = end_us * 1000 if self._from_sensor else self.packets.clock.to_host_ns(end_us)
-        job = WindowJob(self.name, window, stamp_ns, self._frame_id, time.monotonic_ns())
-        dropped = self._queue.put(job, self._timeout_s)
-        if dropped:
-            self.figures.dropped_windows += dropped
-            self._node.get_logger().warning(
-                f"topic '{self.topic}': inference is behind, dropped {self.figures.dropped_windows} window(s) so far",
-                throttle_duration_sec=2.0,
-            )
+    def _part(self, window: Window) -> Part:
+        return Part(window) if self._rate is None or not isinstance(window, EventWindow) else self._rate.part(window)
 
-    def _on_incompatible_qos(self, info: QoSRequestedIncompatibleQoSInfo) -> None:
-        self._node.get_logger().warning(
-            f"topic '{self.topic}': a publisher's QoS does not match (policy {info.last_policy_kind}), nothing will "
-            "arrive from it; try qos_reliability:=best_effort"
-        )
+    def _stamp_ns(self, window: Window) -> int:
+        return window.t_end_us * 1000 if self._from_sensor else self.packets.clock.to_host_ns(window.t_end_us)

@@ -33,7 +33,7 @@ from snn_perception.runtime.models import OpenedModel, open_model
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.replay import WindowSource, replay
 from snn_perception.runtime.waking import wake_on_recording
-from snn_perception.types import Detections
+from snn_perception.types import Detections, EventWindow
 from snn_perception.zoo import find_checkpoint, told
 
 MAX_GAP_MS = 1000
@@ -186,7 +186,8 @@ def _offline(subject: Subject, recording: Path, registry: Registry) -> list[Seen
     source = WindowSource(
         open_recording(recording, registry), registry, pipeline.spec.window_us, max_gap_us=pipeline.max_gap_us
     )
-    return [Seen(step.window, step.detections) for step in replay(source, pipeline)]
+    steps = replay(source, pipeline)
+    return [Seen(step.window, step.detections) for step in steps if isinstance(step.window, EventWindow)]
 
 
 def _live(

@@ -1,4 +1,4 @@
-"""What the node says about itself on /diagnostics: one status for each camera."""
+"""What the node says about itself on /diagnostics: one status for each camera, and one for the network's activity."""
 
 from __future__ import annotations
 
@@ -8,60 +8,84 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from snn_perception.ros.camera import Camera
+from snn_perception.runtime.activity_watch import ActivityReport
+from snn_perception.runtime.monitoring import ACTIVITY
+from snn_perception.runtime.pace import PaceReport
+from snn_perception.runtime.stages import stage_summary
+
+LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
-def camera_status(node_name: str, camera: Camera, queued: int, previous: dict[str, int]) -> DiagnosticStatus:
-    """Return the state of one camera; `previous` holds the loss counts of the last report and is brought up to date."""
-    figures, counts = camera.figures, camera.packets.stream.counts
-    windower, duplicates = camera.packets.windower, camera.packets.duplicates
+def camera_status(
+    node_name: str, camera: Camera, queued: int, previous: dict[str, int], pace: PaceReport
+) -> DiagnosticStatus:
+    """Return the state of one camera; `previous` holds the loss counts of the last report and is brought up to date.
+
+    The figures of `pace` bear the names that Autoware's nodes use.
+    """
+    figures = camera.figures
     lost = {
         "dropped windows": figures.dropped_windows,
         "failed windows": figures.failed_windows,
         "failed messages": figures.failed_messages,
         "bad packets": figures.bad_packets,
-        "lost packets": counts.lost_packets,
-        "late packets": counts.late_packets,
-        "duplicate packets": counts.duplicates,
-        "undecodable data": counts.losses.total,
-        "stream gaps": windower.gaps if windower else 0,
+        **camera.losses(),
         "state resets": figures.resets,
+        "late windows": figures.late_windows,
+        "caught up windows": figures.caught_up_windows,
     }
     fresh = [f"{n - previous.get(name, 0)} {name}" for name, n in lost.items() if n > previous.get(name, 0)]
     previous.update(lost)
-    level, message = DiagnosticStatus.OK, "detecting"
+    complaints = [(pace.level, pace.message)] if pace.level else []
     if fresh:
-        level, message = DiagnosticStatus.WARN, f"since the last report: {', '.join(fresh)}"
+        complaints.append((1, f"since the last report: {', '.join(fresh)}"))
     if camera.is_silent:
-        level, message = (
-            DiagnosticStatus.WARN,
-            f"no packet on '{camera.topic}'; is the camera running, does the QoS match?",
-        )
+        complaints.append((1, f"no packet on '{camera.topic}'; is the camera running, does the QoS match?"))
     if figures.failed_windows and not figures.published:
-        level, message = DiagnosticStatus.ERROR, "every window failed, see the log"
+        complaints.append((2, "every window failed, see the log"))
+    complaints.sort(key=lambda complaint: -complaint[0])
     values = {
         "topic": camera.topic,
-        "packets": counts.packets,
-        "events": counts.events,
-        "sequence gaps": counts.sequence_gaps,
-        "stream restarts": counts.restarts,
-        "windows": windower.windows if windower else 0,
-        "disordered events": windower.disordered if windower else 0,
-        "duplicate events": duplicates.dropped if duplicates is not None else 0,
-        "sensor clock drift ppm": f"{camera.packets.clock.drift_ppm:.1f}",
+        **camera.received(),
         "windows published": figures.published,
         "detections": figures.detections,
         "windows waiting": queued,
+        "batched windows": figures.batched_windows,
         **lost,
         **_latencies("processing time", figures.inference_ns),
         **_latencies("latency", figures.latency_ns),
+        **stage_summary(list(figures.stages)),
+        **_steps(figures.network_steps),
+        **pace.values,
     }
     return DiagnosticStatus(
-        level=level,
-        name=f"{node_name}: {camera.name or 'camera'}",
-        message=message,
+        level=LEVELS[complaints[0][0]] if complaints else DiagnosticStatus.OK,
+        name=_name(node_name, camera.name),
+        message="; ".join(text for _, text in complaints) or "detecting",
         hardware_id=camera.name,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
+
+
+def activity_status(node_name: str, camera: str, report: ActivityReport) -> DiagnosticStatus:
+    """Return what the network does on one camera's windows."""
+    return DiagnosticStatus(
+        level=LEVELS[report.level],
+        name=f"{_name(node_name, camera)}{ACTIVITY}",
+        message=report.message,
+        hardware_id=camera,
+        values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+    )
+
+
+def _name(node_name: str, camera: str) -> str:
+    return f"{node_name}: {camera or 'camera'}"
+
+
+def _steps(samples: Iterable[int]) -> dict[str, str]:
+    """Return the mean number of network steps of recent windows, of a model that stopped where its deadline said."""
+    samples = list(samples)
+    return {"network steps mean": f"{np.mean(samples):.2f}"} if samples else {}
 
 
 def _latencies(name: str, samples_ns: Iterable[int]) -> dict[str, str]:

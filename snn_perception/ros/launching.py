@@ -9,7 +9,9 @@ from typing import Any
 # name: (default, description). What is empty is not passed on: the parameter file, or the node's default, holds.
 DETECTOR_ARGUMENTS = {
     "checkpoint": ("", "path of the model, a .safetensors checkpoint"),
+    "input_type": ("", "event_packet, pointcloud2 or image"),
     "events": ("/event_camera/events", "topic of the event packets"),
+    "image": ("/camera/image_raw", "topic of the images, for input_type:=image"),
     "detections": ("detections", "topic of the detections"),
     "namespace": ("", "namespace of the node"),
     "device": ("", "cpu, cuda, cuda:1 ..."),
@@ -17,11 +19,24 @@ DETECTOR_ARGUMENTS = {
     "params_file": ("", "YAML file of parameters; the package's detector.yaml where empty"),
     "autostart": ("true", "configure and activate at once"),
 }
-OVERRIDES = ("checkpoint", "device", "score_threshold", "autostart")
+OVERRIDES = ("checkpoint", "input_type", "device", "score_threshold", "autostart")
 PLAYER_ARGUMENTS = {
     "recording": ("", "recording or bag to play"),
     "rate": ("1.0", "1.0 is real time, 0 as fast as it goes"),
     "loop": ("false", "start again at the end"),
+    "topic": ("", "topic of a bag that has several of events or images"),
+}
+# One process, one model, a camera each side. The default topics are those of two drivers, each with a node name.
+SIDES = ("left", "right")
+TWO_CAMERA_ARGUMENTS = {
+    **{
+        name: DETECTOR_ARGUMENTS[name]
+        for name in ("checkpoint", "namespace", "device", "score_threshold", "params_file", "autostart")
+    },
+    "left_events": ("/event_cam_0/events", "topic of the left camera's event packets"),
+    "right_events": ("/event_cam_1/events", "topic of the right camera's event packets"),
+    "left_detections": ("left/detections", "topic of the detections in the left camera"),
+    "right_detections": ("right/detections", "topic of the detections in the right camera"),
 }
 
 
@@ -37,8 +52,18 @@ def detector_node(values: Mapping[str, Any], default_params_file: str) -> dict[s
             values["params_file"] or default_params_file,
             {name: values[name] for name in OVERRIDES if values[name] != ""},
         ],
-        "remappings": [("events", values["events"]), ("detections", values["detections"])],
+        "remappings": [(name, values[name]) for name in ("events", "image", "detections")],
     }
+
+
+def two_camera_node(values: Mapping[str, Any], default_params_file: str) -> dict[str, Any]:
+    """Return the keyword arguments of a launch node with a left and a right camera for argument `values`."""
+    unused = dict.fromkeys(("input_type", "events", "image", "detections"), "")
+    node = detector_node({**values, **unused}, default_params_file)
+    node["parameters"][-1]["cameras"] = list(SIDES)
+    leaves = ("events", "detections")
+    node["remappings"] = [(f"{side}/{leaf}", values[f"{side}_{leaf}"]) for side in SIDES for leaf in leaves]
+    return node
 
 
 def player_node(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +74,8 @@ def player_node(values: Mapping[str, Any]) -> dict[str, Any]:
         "name": "player",
         "namespace": values["namespace"],
         "output": "screen",
-        "parameters": [{name: values[name] for name in PLAYER_ARGUMENTS}],
-        "remappings": [("events", values["events"])],
+        "parameters": [{name: values[name] for name in PLAYER_ARGUMENTS if values[name] != ""}],
+        "remappings": [(name, values[name]) for name in ("events", "image")],
     }
 
 
@@ -78,6 +103,13 @@ def detector_actions() -> list[Any]:
     return [OpaqueFunction(function=lambda context: [_lifecycle_node(context)])]
 
 
+def two_camera_actions() -> list[Any]:
+    """Return the launch actions that start the detector with two cameras."""
+    from launch.actions import OpaqueFunction
+
+    return [OpaqueFunction(function=lambda context: [_two_camera_node(context)])]
+
+
 def player_actions() -> list[Any]:
     """Return the launch actions that start the player."""
     from launch.actions import OpaqueFunction
@@ -101,6 +133,12 @@ def _lifecycle_node(context: Any) -> Any:
     from launch_ros.actions import LifecycleNode
 
     return LifecycleNode(**detector_node(typed(context.launch_configurations), default_params_file()))
+
+
+def _two_camera_node(context: Any) -> Any:
+    from launch_ros.actions import LifecycleNode
+
+    return LifecycleNode(**two_camera_node(typed(context.launch_configurations), default_params_file()))
 
 
 def _player(context: Any) -> Any:

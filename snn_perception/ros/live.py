@@ -18,15 +18,19 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2DArray
 
 from snn_perception.errors import SnnPerceptionError
 from snn_perception.ros.domain import local_domain
+from snn_perception.runtime.monitoring import ACTIVITY
 
 START_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 60.0
@@ -88,6 +92,8 @@ class LiveRun:
             self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, keep_all)
             self._change: Any = self._node.create_client(ChangeState, "detector/change_state")
             self._get: Any = self._node.create_client(GetState, "detector/get_state")
+            self._set: Any = self._node.create_client(SetParameters, "detector/set_parameters")
+            self._wait(self._set.service_is_ready, START_TIMEOUT_S, "the detector node did not start")
             self._wait(self._change.service_is_ready, START_TIMEOUT_S, "the detector node did not start")
             self._wait(self._get.service_is_ready, START_TIMEOUT_S, "the detector node did not start")
         except BaseException:
@@ -175,6 +181,26 @@ class LiveRun:
         )
         self._wait(lambda: len(self._messages) >= messages, CALL_TIMEOUT_S, "the detector did not publish")
 
+    def listen(self, message_type: Any, topic: str) -> list[Any]:
+        """Return a list to which the messages of a topic, relative to the detector's, are added from now on."""
+        messages: list[Any] = []
+        self._node.create_subscription(message_type, topic, messages.append, QoSProfile(depth=10_000))
+        return messages
+
+    def set(self, name: str, value: Any) -> str:
+        """Set a parameter of the detector; return the reason if it refuses, empty if not."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        (result,) = self._call(self._set, request).results
+        return "" if result.successful else str(result.reason)
+
+    def trigger(self, service: str) -> tuple[bool, str]:
+        """Call a service of the detector that takes nothing, such as ``reset_state``; return success and message."""
+        client: Any = self._node.create_client(Trigger, f"detector/{service}")
+        self._wait(client.service_is_ready, CALL_TIMEOUT_S, f"the detector node has no service {service}")
+        answer = self._call(client, Trigger.Request())
+        self._node.destroy_client(client)
+        return bool(answer.success), str(answer.message)
+
     def send(self, number: int) -> None:
         """Send a signal to the detector."""
         self._detector.send_signal(number)
@@ -199,7 +225,7 @@ class LiveRun:
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
-            if status.name.startswith(f"{self._namespace}/"):
+            if status.name.startswith(f"{self._namespace}/") and not status.name.endswith(ACTIVITY):
                 self._diagnostics = {value.key: value.value for value in status.values} | {"message": status.message}
 
     def _call(self, client: Any, request: Any) -> Any:

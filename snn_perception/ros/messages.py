@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -46,7 +47,7 @@ def packet_from_event_packet(msg: EventPacket) -> Packet:
         EventDataError: for a sensor size that no camera has.
     """
     try:
-        size = SensorSize(height=msg.height, width=msg.width)
+        size = _sensor_size(msg.height, msg.width)
     except ValueError as error:
         raise EventDataError(f"EventPacket seq {msg.seq}: {error}") from None
     return Packet(
@@ -59,6 +60,12 @@ def packet_from_event_packet(msg: EventPacket) -> Packet:
         stamp_ns=stamp_to_ns(msg.header.stamp),
         frame_id=msg.header.frame_id,
     )
+
+
+@lru_cache(maxsize=16)
+def _sensor_size(height: int, width: int) -> SensorSize:
+    """Return the size of a sensor; a camera states the same one with each packet."""
+    return SensorSize(height, width)
 
 
 def packet_from_point_cloud(msg: PointCloud2) -> Packet:

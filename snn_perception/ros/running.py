@@ -8,14 +8,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+
+from snn_perception.ros.executing import make_executor
 
 if TYPE_CHECKING:
     from snn_perception.ros.detector_node import DetectorNode
 
 LOOK_S = 0.1  # how soon a signal is seen
+# How long a thread may hold Python's lock while another one waits. The inference thread lets go of it with every tensor
+# operation, and beside a busy subscription it would wait for Python's default of 5 ms each time to have it back: a
+# camera beside one that sent ten times as much lost most of its windows.
+SWITCH_S = 1e-4
 
 
 def run_node(make: Callable[[], DetectorNode], name: str, arguments: list[str]) -> int:
@@ -23,6 +29,7 @@ def run_node(make: Callable[[], DetectorNode], name: str, arguments: list[str]) 
 
     What is under way is still published after the signal, for a moment; a second signal gives that up.
     """
+    sys.setswitchinterval(SWITCH_S)
     # Our own handlers: rclpy's would invalidate the context before anything could be published.
     rclpy.init(args=[name, *arguments], signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -40,7 +47,7 @@ def run_node(make: Callable[[], DetectorNode], name: str, arguments: list[str]) 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     if node.get_parameter("autostart").value:
         started = node.trigger_configure() == TransitionCallbackReturn.SUCCESS

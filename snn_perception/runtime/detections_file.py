@@ -1,8 +1,8 @@
 """Detections of a replay as JSON lines: one line per window, empty ones too, every number as it was.
 
 A line holds ``window`` (number from 0), ``t_start_us``, ``t_end_us``, ``events``, ``lossy``, ``after_gap``, and the
-columns ``xyxy``, ``score`` and ``class_id`` of its detections. Floats are written in the shortest decimal form that
-reads back as the same float32.
+columns ``xyxy``, ``score`` and ``class_id`` of its detections; ``steps`` where a model may have stopped early. Floats
+are written in the shortest decimal form that reads back as the same float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from snn_perception.errors import EventDataError, SnnPerceptionError
-from snn_perception.types import F32, Detections, EventWindow
+from snn_perception.runtime.lines import read_lines
+from snn_perception.types import F32, Detections, Window
 from snn_perception.whole_file import cannot_write, whole_file
 
 MAX_LINE_CHARACTERS = 64 << 20  # far above any window's detections; a longer line is no file of ours
@@ -58,7 +59,7 @@ class DetectionsWriter:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def write(self, window: EventWindow, detections: Detections) -> None:
+    def write(self, window: Window, detections: Detections) -> None:
         """Add the line of the next window.
 
         Raises:
@@ -78,7 +79,7 @@ class DetectionsWriter:
             raise cannot_write(self.path, error) from error
 
 
-def to_line(number: int, window: EventWindow, detections: Detections) -> str:
+def to_line(number: int, window: Window, detections: Detections) -> str:
     """Return the JSON of one window, without a line end; the same input gives the same text.
 
     Raises:
@@ -93,12 +94,13 @@ def to_line(number: int, window: EventWindow, detections: Detections) -> str:
         "window": number,
         "t_start_us": window.t_start_us,
         "t_end_us": window.t_end_us,
-        "events": len(window.events),
+        "events": window.event_count,
         "lossy": window.lossy,
         "after_gap": window.after_gap,
         "xyxy": _shortest(detections.xyxy),
         "score": _shortest(detections.score),
         "class_id": detections.class_id.tolist(),
+        **({} if detections.steps is None else {"steps": detections.steps}),
     }
     return json.dumps(line, separators=(", ", ": "), allow_nan=False)
 
@@ -109,15 +111,8 @@ def read_detections(path: str | Path) -> Iterator[WindowDetections]:
     Raises:
         EventDataError: if the file is missing or a line is not what it should be, with the line's number.
     """
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_CHARACTERS):
-                number += 1
-                yield _parse(line, f"{path}: line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EventDataError(f"{path}: cannot be read as detections: {error}") from error
+    for line, where in read_lines(Path(path), MAX_LINE_CHARACTERS, "detections"):
+        yield _parse(line, where)
 
 
 def _shortest(values: F32) -> list[Any]:
@@ -148,6 +143,7 @@ def _parse(line: str, where: str) -> WindowDetections:
                 np.array(values["score"], np.float32),
                 np.array(values["class_id"], np.int64),
                 _integer(values["t_end_us"]),
+                None if values.get("steps") is None else _integer(values["steps"]),
             ),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

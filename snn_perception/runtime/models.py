@@ -24,6 +24,11 @@ class OpenedModel:
     is_preset: bool
 
     @property
+    def takes_images(self) -> bool:
+        """Whether the model sees images in place of events."""
+        return bool(getattr(self.detector.representation, "takes_images", False))
+
+    @property
     def note(self) -> str:
         """What a person must know before looking at its detections; empty for a checkpoint."""
         if not self.is_preset:

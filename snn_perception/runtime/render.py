@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snn_perception.errors import SnnPerceptionError
-from snn_perception.types import F32, U8, Detections, EventArray, EventWindow
+from snn_perception.types import F32, U8, Detections, EventArray, EventWindow, ImageWindow, Window
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -57,7 +57,7 @@ THEMES = {
 
 
 def draw_window(
-    window: EventWindow,
+    window: Window,
     detections: Detections,
     classes: Sequence[str],
     *,
@@ -67,7 +67,7 @@ def draw_window(
     note: str = "",
     labels: Detections | None = None,
 ) -> U8:
-    """Return uint8 RGB [H, W, 3]: the window's events enlarged `scale` times, its boxes, and a header above them.
+    """Return uint8 RGB [H, W, 3]: the window's events or image enlarged `scale` times, its boxes, and a header above.
 
     A pixel is blue where the scene got brighter (ON) and orange where it got darker (OFF); more events, more colour.
 
@@ -85,11 +85,12 @@ def draw_window(
     """
     if theme not in THEMES:
         raise ValueError(f"theme must be one of {', '.join(THEMES)}, got {theme!r}")
-    scale = default_scale(window.events.size.width) if scale is None else scale
+    scale = default_scale(window.size.width) if scale is None else scale
     if scale < 1:
         raise ValueError(f"scale must be at least 1, got {scale}")
     colours = THEMES[theme]
-    enlarged = np.repeat(np.repeat(draw_events(window.events, colours), scale, axis=0), scale, axis=1)
+    plain = window.image if isinstance(window, ImageWindow) else draw_events(window.events, colours)
+    enlarged = np.repeat(np.repeat(plain, scale, axis=0), scale, axis=1)
     height, width = enlarged.shape[:2]
     text_px = int(np.clip(width / 46, 11, 18))
     picture = _picture_with_boxes(enlarged, detections, classes, scale, text_px, colours, labels)
@@ -133,11 +134,13 @@ def _palette(theme: Theme) -> U8:
     return colours
 
 
-def _header(window: EventWindow, detections: Detections, number: int | None) -> str:
+def _header(window: Window, detections: Detections, number: int | None) -> str:
     parts = [f"{window.t_end_us / 1e6:.3f} s"]
     if number is not None:
         parts.append(f"window {number}")
-    parts += [_count(len(window.events), "event"), _count(len(detections), "detection")]
+    if isinstance(window, EventWindow):
+        parts.append(_count(len(window.events), "event"))
+    parts.append(_count(len(detections), "detection"))
     if window.lossy:
         parts.append("packets lost")
     if window.after_gap:

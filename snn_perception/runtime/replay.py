@@ -10,22 +10,23 @@ from time import perf_counter_ns, process_time_ns
 from snn_perception.discovery import load_registry
 from snn_perception.events.recording import Recording, open_recording
 from snn_perception.events.window_source import WindowSource
+from snn_perception.images.recording import ImageRecording, ImageSource, open_images
 from snn_perception.registry import Registry
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.stream import StreamState
-from snn_perception.types import Detections, EventWindow
+from snn_perception.types import Detections, Window
 
-__all__ = ["Replayed", "WindowSource", "replay"]
+__all__ = ["ImageSource", "Replayed", "WindowSource", "replay"]
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """One window of a replay: its events, what was seen in it, and the stream's state after it.
+    """One window of a replay: its events or image, what was seen in it, and the stream's state after it.
 
     `wall_ns` and `cpu_ns` are what the step from window to detections took, the latter over all threads.
     """
 
-    window: EventWindow
+    window: Window
     detections: Detections
     stream: StreamState
     wall_ns: int = 0
@@ -33,7 +34,7 @@ class Replayed:
 
 
 def replay(
-    windows: str | Path | Recording | Iterable[EventWindow],
+    windows: str | Path | Recording | ImageRecording | Iterable[Window],
     pipeline: DetectionPipeline,
     stream: StreamState | None = None,
     *,
@@ -42,7 +43,7 @@ def replay(
     """Yield each window with its detections, carrying the state from one to the next.
 
     Args:
-        windows: a recording or its path, or windows from anywhere.
+        windows: a recording or its path, of images for a model that sees images, or windows from anywhere.
         stream: where to start; at rest by default.
         registry: for the readers and decoders of a recording; by default every installed plugin.
 
@@ -50,7 +51,11 @@ def replay(
         EventDataError: if the recording cannot be read.
     """
     stream = stream or StreamState()
-    if isinstance(windows, (str, Path, Recording)):
+    if isinstance(windows, (str, Path)) and pipeline.takes_images:
+        windows = open_images(windows)
+    if isinstance(windows, ImageRecording):
+        windows = ImageSource(windows, pipeline.spec.window_us)
+    elif isinstance(windows, (str, Path, Recording)):
         registry = registry or load_registry()
         recording = windows if isinstance(windows, Recording) else open_recording(windows, registry)
         windows = WindowSource(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from snn_perception.events.stream import StreamCounts
+from snn_perception.events.stream_counts import StreamCounts
+from snn_perception.images.recording import ImageSource
 from snn_perception.runtime.replay import Replayed, WindowSource
+from snn_perception.types import EventWindow
 
 
 class ReplayReport:
@@ -23,13 +26,14 @@ class ReplayReport:
         self.t_end_us: int | None = None
         self._detections = np.zeros(len(classes), np.int64)
         self._wall_ns, self._cpu_ns = array("q"), array("q")
+        self._steps: Counter[int] = Counter()
 
     def add(self, step: Replayed) -> None:
         """Count one window."""
         self.windows += 1
-        self.empty += len(step.window.events) == 0
+        self.empty += isinstance(step.window, EventWindow) and not len(step.window.events)
         self.lossy += step.window.lossy
-        self.events += len(step.window.events)
+        self.events += step.window.event_count
         self.gaps, self.resets = step.stream.gaps, step.stream.resets
         if self.t_start_us is None:
             self.t_start_us = step.window.t_start_us
@@ -37,6 +41,8 @@ class ReplayReport:
         self._detections += np.bincount(step.detections.class_id, minlength=len(self.classes))
         self._wall_ns.append(step.wall_ns)
         self._cpu_ns.append(step.cpu_ns)
+        if step.detections.steps is not None:
+            self._steps[step.detections.steps] += 1
 
     def detections(self) -> dict[str, int]:
         """Return the number of detections of each class."""
@@ -69,16 +75,20 @@ class ReplayReport:
             "resets": self.resets,
             "detections": self.detections(),
             "latency_ms": self.latency_ms(),
+            "network_steps": {str(steps): self._steps[steps] for steps in sorted(self._steps)} or None,
         }
 
 
-def losses_of(source: WindowSource) -> dict[str, int]:
+def losses_of(source: WindowSource | ImageSource) -> dict[str, int]:
     """Return what was lost on the way from the recording to the windows, by kind, so far.
 
     Packets: ``lost_packets`` in ``sequence_gaps`` places, ``bad_packets`` that cannot be read (numbered ones are also
     among the lost), ``late_packets`` and ``duplicates`` ignored, ``restarts`` of the driver. Inside packets: see
-    `Losses`. ``disordered``: events that came late and were moved up to the time already reached.
+    `Losses`. ``disordered``: events that came late and were moved up to the time already reached. ``overflowed``:
+    events beyond what a window may hold. Of images ``bad_images`` alone, those that cannot be read.
     """
+    if isinstance(source, ImageSource):
+        return {"bad_images": source.stream.bad_images}
     counts: StreamCounts = source.counts
     return {
         "lost_packets": counts.lost_packets,
@@ -89,4 +99,5 @@ def losses_of(source: WindowSource) -> dict[str, int]:
         "restarts": counts.restarts,
         **asdict(counts.losses),
         "disordered": source.windower.disordered if source.windower else 0,
+        "overflowed": source.windower.overflowed if source.windower else 0,
     }

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from snn_perception.data.image_inputs import ImageInputs
 from snn_perception.detector import Detector
 from snn_perception.errors import EventDataError
 from snn_perception.events.geometry import InputMapping
 from snn_perception.events.recording import Recording, open_recording
+from snn_perception.images.recording import ImageRecording, ImageSource
 from snn_perception.registry import Registry
 from snn_perception.runtime.replay import WindowSource
 from snn_perception.testing import spiking_layers, wake
@@ -36,6 +38,24 @@ def wake_on_recording(
         inputs.append(detector.represent(mapping.events(window)))
     if not inputs:
         raise EventDataError(f"{recording.path}: holds no events")
+    return _wake(detector, inputs)
+
+
+def wake_on_images(
+    detector: Detector, recording: ImageRecording, registry: Registry, *, windows: int = 8
+) -> dict[str, float]:
+    """Fit the norms of an untrained detector of images to the first images, as `wake_on_recording` does.
+
+    Raises:
+        EventDataError: if no image can be read.
+        SpecError: if the model does not see images.
+    """
+    inputs = ImageInputs(detector.representation, detector.spec, registry)
+    source = ImageSource(recording, detector.spec.window_us)
+    return _wake(detector, [inputs.tensor(window.image).unsqueeze(1) for window in islice(source, windows)])
+
+
+def _wake(detector: Detector, inputs: list[Tensor]) -> dict[str, float]:
     inputs = [x.to(detector.device, detector.dtype) for x in inputs]
     rates = wake(detector.backbone, inputs)
     maps = _maps(detector, inputs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from snn_perception.registry import Registry
 from snn_perception.training.feed import Batch, Sample, stack
 from snn_perception.training.plan import SamplePlan
 from snn_perception.types import SensorSize, Targets
+from snn_perception.work.in_order import in_order
 
 _TILES = 4
 
@@ -81,18 +84,22 @@ class RandomImages:
 
     Args:
         rows: of a batch, over all processes. own: those that this process feeds.
+        threads: that read and change images, at most the rows of one batch ahead; the batches do not depend on it.
     """
 
-    def __init__(self, feed: ImageFeed, *, rows: int, own: range, seed: int) -> None:
-        self._feed, self._rows, self._own, self._seed = feed, rows, own, seed
+    def __init__(self, feed: ImageFeed, *, rows: int, own: range, seed: int, threads: int = 1) -> None:
+        self._feed, self._rows, self._own, self._seed, self._threads = feed, rows, own, seed, threads
         self.steps_per_epoch = self._plan().steps_per_epoch
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield batches; every row is labelled, with boxes or as empty."""
-        plan, step = self._plan(), first
-        while True:
-            yield stack([self._feed.pick(*plan.at(row, step)) for row in self._own], step)
-            step += 1
+        plan = self._plan()
+        wanted = (plan.at(row, step) for step in count(first) for row in self._own)
+        with closing(
+            in_order(lambda one: self._feed.pick(*one), wanted, threads=self._threads, ahead=len(self._own))
+        ) as samples:
+            for step in count(first):
+                yield stack([next(samples) for _ in self._own], step)
 
     def labelled(self, first: int) -> Iterator[bool]:
         """Yield True for ever."""

@@ -25,6 +25,7 @@ from snn_perception.training.sources import Lanes, RandomWindows
 from snn_perception.training.steps import Recurrence
 from snn_perception.training.survey import survey
 from snn_perception.training.validation import Validator, detection_validator
+from snn_perception.work.in_order import reading_threads
 
 MakeSteps = Callable[[Detector, Engine], Any]
 
@@ -103,12 +104,13 @@ def _images(
     config: RunConfig, detector: Detector, registry: Registry, ranks: Ranks, train: Dataset, val: Dataset | None
 ) -> Material:
     seed, rows = config.train.seed, config.train.lanes
+    threads = reading_threads() if config.train.prefetch else 1
     feed = ImageFeed(train, detector, registry, config.train.images, epochs=config.train.epochs, seed=seed)
     labels = [[image.name, boxes_to_find(image).class_id.tolist()] for image in train]
     if not any(class_ids for _, class_ids in labels):
         raise SpecError(f"data set '{train.name}': none of its {len(train)} images has a box that counts")
     return Material(
-        source=RandomImages(feed, rows=rows, own=ranks.own_rows(rows), seed=seed),
+        source=RandomImages(feed, rows=rows, own=ranks.own_rows(rows), seed=seed, threads=threads),
         make_steps=lambda model, engine: Recurrence(model, engine, config.train, feed.head_size),
         validator=detection_validator(val, registry, config, ranks) if val is not None else None,
         recordings=len(train),

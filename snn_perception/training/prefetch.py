@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,11 +15,19 @@ T = TypeVar("T")
 def prefetched(items: Iterator[T], ahead: int) -> Iterator[Iterator[T]]:
     """Yield an iterator over the same items, of which up to `ahead` are made before they are asked for; 0 for none.
 
-    An error in making an item is raised where that item is asked for. The thread ends with the block.
+    An error in making an item is raised where that item is asked for. The thread ends with the block, and
+    a generator of items is closed.
     """
-    if ahead == 0:
-        yield items
-        return
+    try:
+        with _in_thread(items, ahead) if ahead else nullcontext(items) as given:
+            yield given
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+@contextmanager
+def _in_thread(items: Iterator[T], ahead: int) -> Iterator[Iterator[T]]:
     made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
     thread = threading.Thread(target=_make, args=(items, made, stop), name="prefetch", daemon=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from snn_perception.errors import CheckpointError
-from snn_perception.state import State, named_leaves
+from snn_perception.state import State, from_leaves, named_leaves, outline
 from snn_perception.tensor_file import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def save_run_state(folder: Path, state: RunState) -> Path:
     tensors |= {f"membrane.{name}": leaf for name, leaf in named_leaves(state.membranes)}
     for rank, generators in enumerate(state.generators):
         tensors |= {f"generator.{rank}.{name}": value for name, value in generators.items()}
-    content = {"progress": asdict(state.progress), "numbers": state.numbers, "tree": _tree(state.membranes)}
+    content = {"progress": asdict(state.progress), "numbers": state.numbers, "tree": outline(state.membranes)}
     fresh = path.with_name(f"fresh.{STATE_FILE}")
     write_tensors(fresh, tensors, {"snn_perception_training": FORMAT, "content": json.dumps(content)})
     if path.exists():
@@ -109,7 +109,7 @@ def _read(path: Path) -> RunState:
     try:
         content = json.loads(texts["content"])
         progress = Progress(**content["progress"])
-        membranes = _build(content["tree"], "", tensors)
+        membranes = from_leaves(content["tree"], _under("membrane.", tensors))
         ranks = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("generator.")})
         generators = [_under(f"generator.{rank}.", tensors) for rank in ranks]
         engine = {n: t for n, t in tensors.items() if not n.startswith(("membrane.", "generator."))}
@@ -138,31 +138,6 @@ def _keep(path: Path, previous: Path) -> None:
     previous.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a file system without hard links keeps no second state
         os.link(path, previous)
-
-
-def _tree(state: State) -> Any:
-    """Return a state's structure in plain types, leaves as None-free marks."""
-    if state is None:
-        return None
-    if isinstance(state, Tensor):
-        return "leaf"
-    if isinstance(state, tuple):
-        return [_tree(part) for part in state]
-    return {name: _tree(part) for name, part in state.items()}
-
-
-def _build(tree: Any, name: str, tensors: dict[str, Tensor]) -> State:
-    if tree is None:
-        return None
-    if tree == "leaf":
-        return tensors[f"membrane.{name}"]
-    if isinstance(tree, list):
-        return tuple(_build(part, _join(name, i), tensors) for i, part in enumerate(tree))
-    return {key: _build(part, _join(name, key), tensors) for key, part in tree.items()}
-
-
-def _join(prefix: str, name: object) -> str:
-    return f"{prefix}.{name}" if prefix else str(name)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ class Recurrence:
     def __init__(self, detector: Detector, engine: Engine, config: TrainConfig, head_size: SensorSize) -> None:
         self._detector, self._engine, self._config, self._size = detector, engine, config, head_size
         self._carries = detector.spec.state_policy == "carry"
+        self._learns_from_empty = bool(getattr(detector.head, "learns_from_empty", False))
         self._waiting: list[Tensor] = []  # losses of this chunk
         self.state: State = None
         self.is_cut = True
@@ -67,7 +68,7 @@ class Recurrence:
         self.state = after if self._carries else None
         self.is_cut = not learns and not self._waiting
         losses: dict[str, float] = {}
-        if next_label == 0 and any_over_ranks(_have_boxes(batch), self._engine.device):
+        if next_label == 0 and any_over_ranks(self._teaches(batch), self._engine.device):
             terms = self._detector.head.loss(raw, batch.targets, self._size)
             self._waiting.append(torch.stack([term.to(_wide(term)) for term in terms.values()]).sum())
             shown = sum_over_ranks(torch.stack([term.detach() for term in terms.values()]))
@@ -80,6 +81,15 @@ class Recurrence:
             self.state, self.is_cut = detach(self.state), True
         return Taken(losses, norm)
 
+    def _teaches(self, batch: Batch) -> bool:
+        """Return whether there is anything in a batch to learn from.
+
+        Rows without labels are none. Where all labelled rows are known to be empty, it is for the head to say: a loss
+        over background alone is well scaled for some, and for others without meaning.
+        """
+        known = [targets for targets in batch.targets if targets is not None]
+        return any(len(targets) for targets in known) or (self._learns_from_empty and bool(known))
+
     def _input(self, batch: Batch) -> Tensor:
         return batch.x.to(self._detector.device, self._detector.dtype, non_blocking=True)
 
@@ -89,10 +99,6 @@ class Recurrence:
         # In company even where every row starts: gradients must take the same way in every process, since each norm on
         # it waits for the others.
         return reset_rows(self.state, batch.is_start) if bool(batch.is_start.any()) else self.state
-
-
-def _have_boxes(batch: Batch) -> bool:
-    return any(targets is not None and len(targets) for targets in batch.targets)
 
 
 def _wide(x: Tensor) -> torch.dtype:

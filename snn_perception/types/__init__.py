@@ -9,7 +9,7 @@ model, torch only inside it. Pixels have their origin at the top left, x to the 
 from snn_perception.types.arrays import F32, I64, JITTER_US, LEAP_US, MAX_SIDE_PX, U8, U16
 from snn_perception.types.detections import Detections, FeatureInfo, Targets
 from snn_perception.types.events import EventArray, EventWindow, SensorSize
-from snn_perception.types.images import ImageWindow
+from snn_perception.types.images import ImageWindow, RawImage, Window
 from snn_perception.types.packets import NO_LOSSES, DecodedEvents, Losses, Packet, PointLayout, Triggers
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "Losses",
     "Packet",
     "PointLayout",
+    "RawImage",
     "SensorSize",
     "Targets",
     "Triggers",
+    "Window",
 ]

@@ -37,12 +37,14 @@ class Detections:
         score: float32 [N], not increasing, in [0, 1].
         class_id: int64 [N], index into the model's class names.
         t_us: sensor time at the end of the window.
+        steps: network steps that it took, of a detector that may stop early; otherwise None.
     """
 
     xyxy: F32
     score: F32
     class_id: I64
     t_us: int = 0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         require(self.xyxy, "xyxy", np.float32, (None, 4))
@@ -55,10 +57,10 @@ class Detections:
 
     def __getitem__(self, rows: slice | npt.NDArray[Any]) -> Detections:
         """Return the chosen rows."""
-        return Detections(self.xyxy[rows], self.score[rows], self.class_id[rows], self.t_us)
+        return Detections(self.xyxy[rows], self.score[rows], self.class_id[rows], self.t_us, self.steps)
 
     def __eq__(self, other: object) -> bool:
-        """Return whether every number is the same, bit for bit."""
+        """Return whether time and every box, score and class are the same, bit for bit."""
         if not isinstance(other, Detections):
             return NotImplemented
         same = self.t_us == other.t_us and len(self) == len(other)

@@ -159,3 +159,13 @@ class EventWindow:
     def __post_init__(self) -> None:
         if self.t_end_us <= self.t_start_us:
             raise ValueError(f"window must have a positive length, got [{self.t_start_us}, {self.t_end_us}) us")
+
+    @property
+    def size(self) -> SensorSize:
+        """Size of the sensor."""
+        return self.events.size
+
+    @property
+    def event_count(self) -> int:
+        """How many events there are."""
+        return len(self.events)

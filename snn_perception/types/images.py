@@ -1,4 +1,4 @@
-"""An image of an ordinary camera, where a model sees images in place of events."""
+"""Images of ordinary cameras, where a model sees images in place of events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from snn_perception.types.arrays import U8, require
+from snn_perception.types.events import EventWindow, SensorSize
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """One ``sensor_msgs/Image`` as it came; nothing in it has been checked (`images.pixels` does).
+
+    Attributes:
+        data: its bytes, uint8 [N]: `height` rows of `step` bytes each.
+        encoding: of a pixel, such as ``rgb8``.
+        height, width: in pixels.
+        stamp_ns: time stamp of its header.
+    """
+
+    data: U8
+    encoding: str
+    height: int
+    width: int
+    step: int
+    stamp_ns: int = 0
+    frame_id: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,3 +53,16 @@ class ImageWindow:
         require(self.image, "image", np.uint8, (None, None, 3))
         if self.t_end_us <= self.t_start_us:
             raise ValueError(f"window must have a positive length, got [{self.t_start_us}, {self.t_end_us}) us")
+
+    @property
+    def size(self) -> SensorSize:
+        """Size of the image."""
+        return SensorSize(*self.image.shape[:2])
+
+    @property
+    def event_count(self) -> int:
+        """0: an image is not made of events."""
+        return 0
+
+
+Window = EventWindow | ImageWindow

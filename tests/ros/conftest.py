@@ -48,3 +48,23 @@ def checkpoint(tmp_path_factory, registry, shapes_dat) -> Path:
     wake_on_recording(detector, shapes_dat, registry, windows=6)
     save_checkpoint(path, detector)
     return path
+
+
+@pytest.fixture
+def bench(checkpoint):
+    """Return what makes a `Bench`: a detector node in this process that loses nothing, for the parameters given."""
+    from tests.ros.test_detector_node import Bench
+
+    benches = []
+
+    def make(**parameters):
+        settings = {
+            "checkpoint": str(checkpoint), "overload_policy": "block", "qos_reliability": "reliable", "qos_depth": 0,
+            "score_threshold": 0.5, "diagnostics_period_s": 0.1,
+        }  # fmt: skip
+        benches.append(Bench(**{**settings, **parameters}))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.close()

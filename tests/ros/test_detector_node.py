@@ -9,7 +9,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from event_camera_msgs.msg import EventPacket
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn as Result
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -19,10 +18,13 @@ from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
 from snn_perception.data.shapes import moving_shapes
 from snn_perception.events.evt3_encode import packetize
 from snn_perception.ros.camera import event_qos
-from snn_perception.ros.detector_node import LATCHED, DetectorNode
+from snn_perception.ros.detector_node import DetectorNode
+from snn_perception.ros.executing import make_executor
 from snn_perception.ros.messages import event_packet_from
+from snn_perception.ros.outlet import LATCHED
 from snn_perception.ros.parameters import SETTINGS
 from snn_perception.types import SensorSize
+from tests.ros.test_live_equals_offline import content
 
 SIZE = SensorSize(240, 304)
 
@@ -36,7 +38,7 @@ class Bench:
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.detector = DetectorNode(context=self.context, parameter_overrides=overrides)
         self.peer = Node("peer", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = make_executor(self.context)  # as in a process of its own
         self.executor.add_node(self.detector)
         self.executor.add_node(self.peer)
         self.received = {}
@@ -71,23 +73,6 @@ class Bench:
         self.detector.destroy_node()
         self.peer.destroy_node()
         rclpy.shutdown(context=self.context)
-
-
-@pytest.fixture
-def bench(checkpoint):
-    benches = []
-
-    def make(**parameters):
-        settings = {
-            "checkpoint": str(checkpoint), "overload_policy": "block", "qos_reliability": "reliable", "qos_depth": 0,
-            "score_threshold": 0.5, "diagnostics_period_s": 0.1,
-        }  # fmt: skip
-        benches.append(Bench(**{**settings, **parameters}))
-        return benches[-1]
-
-    yield make
-    for made in benches:
-        made.close()
 
 
 def packets(duration_us=500_000, seed=3):
@@ -164,13 +149,15 @@ def test_parameters_say_when_they_may_change(bench):
         return b.detector.set_parameters([Parameter(name, value=value)])[0]
 
     assert attempt("score_threshold", 0.9).successful
-    assert b.detector._pipeline.score_threshold == 0.9
+    publisher = b.publisher()
+    play(b, publisher, packets(200_000))
+    b.spin_until(lambda: b.detector._pipeline.score_threshold == 0.9)
     refused = attempt("queue_size", 4)
     assert not refused.successful and "clean the node up first" in refused.reason
     assert not attempt("score_threshold", 1.5).successful
     assert not attempt("class_id_format", "roman").successful
     with pytest.raises(Exception, match=r"read.only"):
-        result = attempt("cameras", ["left"])
+        result = attempt("input_type", "image")
         raise RuntimeError(result.reason)
     assert b.detector.get_parameter("model.window_us").value == 50_000
     assert list(b.detector.get_parameter("model.classes").value) == ["car", "pedestrian"]
@@ -340,7 +327,7 @@ def test_a_stuck_inference_does_not_hold_the_node(bench):
     release, entered = threading.Event(), threading.Event()
     step = b.detector._pipeline.step
 
-    def stuck(window, stream):
+    def stuck(window, stream, **_):
         entered.set()
         release.wait(30)
         return step(window, stream)
@@ -370,10 +357,63 @@ def test_a_message_that_cannot_go_out_leaves_the_state_alone(bench):
     def refuse(msg):
         raise RuntimeError("cannot publish data")
 
-    b.detector._publishers_of[""].publish = refuse
+    b.detector._outlet._detections[""].publish = refuse
     play(b, publisher, packets())
     figures = b.detector._cameras[""].figures
     b.spin_until(lambda: figures.failed_messages >= 9)
     assert figures.failed_windows == 0
-    assert b.detector._worker._streams[""].resets == 0
-    assert b.detector._worker._streams[""].windows >= 9
+    assert b.detector._worker.streams()[""].stream.resets == 0
+    assert b.detector._worker.streams()[""].stream.windows >= 9
+
+
+def test_a_deadline_is_refused_while_the_model_cannot_stop_early(bench):
+    bench = bench()
+    [before] = bench.detector.set_parameters([Parameter("deadline_ms", value=20.0)])
+    assert before.successful, "which model it will be is not known yet"
+    bench.detector.set_parameters([Parameter("deadline_ms", value=0.0)])
+    bench.start()
+    [after] = bench.detector.set_parameters([Parameter("deadline_ms", value=20.0)])
+    assert not after.successful and "leave deadline_ms out" in after.reason
+    [off] = bench.detector.set_parameters([Parameter("deadline_ms", value=0.0)])
+    assert off.successful
+
+
+def test_cameras_join_and_leave_while_it_runs(bench):
+    """What the others see does not change by it: byte for byte as alone."""
+    alone = bench(cameras=["left"], stamp_source="sensor")
+    expected = alone.listen(Detection2DArray, "left/detections")
+    alone.start()
+    play(alone, alone.publisher("left/events"), packets(1_000_000))
+    alone.spin_until(lambda: len(expected) >= 19)
+    alone.close()
+
+    b = bench(cameras=["left"], stamp_source="sensor")
+    found = {name: b.listen(Detection2DArray, f"{name}/detections") for name in ("left", "right")}
+    b.start()
+    left, right = b.publisher("left/events"), b.publisher("right/events")
+    both = packets(1_000_000)
+    play(b, left, both[:60])
+
+    def cameras(*names):
+        [change] = b.detector.set_parameters([Parameter("cameras", value=list(names))])
+        return change
+
+    assert cameras("left", "right").successful
+    play(b, right, packets(seed=4))
+    play(b, left, both[60:120])
+    b.spin_until(lambda: len(found["right"]) >= 9)
+    assert cameras("left").successful and set(b.detector._cameras) == {"left"}
+    b.spin_until(lambda: right.get_subscription_count() == 0)
+    assert cameras("left").reason == ""
+    refused = cameras("left", "left")
+    assert not refused.successful and "distinct names" in refused.reason
+    refused = cameras("left", "right side")
+    assert not refused.successful and "'right side' is no name in ROS" in refused.reason
+    play(b, left, both[120:])
+    b.spin_until(lambda: len(found["left"]) >= len(expected))
+    assert [content(msg) for msg in found["left"]] == [content(msg) for msg in expected]
+    assert cameras("left", "right").successful, "and back again"
+    before = len(found["right"])
+    play(b, right, packets(seed=5))
+    b.spin_until(lambda: len(found["right"]) >= before + 9)
+    assert sum(len(msg.detections) for msg in found["right"]) > 0

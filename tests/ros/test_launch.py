@@ -21,7 +21,16 @@ def test_the_detector_is_started_with_parameters_it_has_and_topics_the_user_name
     assert overrides == {"checkpoint": "m.safetensors", "score_threshold": 0.4, "autostart": True}
     assert all(type(value) is type(BY_NAME[name].default) for name, value in overrides.items())
     assert ("events", "/cam/events") in node["remappings"]
+    assert ("image", "/camera/image_raw") in node["remappings"]
     assert (node["package"], node["executable"], node["name"]) == ("snn_perception", "detector_node", "detector")
+
+
+def test_images_are_asked_for_by_type_and_topic():
+    values = typed({**ALL, "input_type": "image", "image": "/front/image_color", "recording": "bag"})
+    node = detector_node(values, "detector.yaml")
+    assert node["parameters"][1] == {"input_type": "image", "autostart": True}
+    for started in (node, player_node(values)):
+        assert ("image", "/front/image_color") in started["remappings"], "both sides meet on it"
 
 
 def test_a_parameter_file_of_the_users_stands_in_for_ours():

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from snn_perception.events import on_device
 from snn_perception.events.grid import Bins, Grid, GridRepresentation, even_edges
 from snn_perception.events.letterbox import Interpolation, fit_into, padded
 from snn_perception.events.representations import kernels
 from snn_perception.events.windower import decreases
 from snn_perception.types import I64, U8, EventArray, EventWindow, SensorSize
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _MANY_EVENTS = 10_000  # in a bin, from which on a call of its own pays
 
@@ -48,6 +50,10 @@ class Counts(GridRepresentation):
         kernels.count_events(grid.dtype.type(self.limit), *self._flat(grid, events, bins))
 
     def place(self, x: Tensor, y: Tensor, p: Tensor, t: Tensor, bins: Bins) -> Tensor:
+        import torch
+
+        from snn_perception.events import on_device
+
         where, images = self._cells(x, y, p, t, bins), int(np.prod(self.grid_images))
         grid = on_device.counts(where, images, self.limit, torch.from_numpy(np.empty(0, self.grid_dtype)).dtype)
         return grid.view(*self.grid_images, self.size.height, self.size.width)
@@ -100,18 +106,23 @@ class StackedHistogram(Counts):
         """Return a preprocessed frame [2 * bins, H, W] as the tensor that its events would have given."""
         return self.of_histograms(histogram[None])
 
-    def of_histograms(self, histograms: U8, dtype: torch.dtype = torch.float32) -> Tensor:
+    def of_histograms(self, histograms: U8, dtype: torch.dtype | None = None) -> Tensor:
         """Return one preprocessed frame [1, 2 * bins, H, W] as input, like `of_histogram`."""
+        import torch
+
         return self.finish(torch.from_numpy(np.ascontiguousarray(histograms)), dtype=dtype)
 
 
 class MicroBins(Counts):
-    """Counts in equal time slices of a window's events: [steps, 2, H', W'], letterboxed (EAS-SNN, ``micro_sum``).
+    """Counts in equal time slices of a window or of its events: [steps, 2, H', W'], letterboxed (EAS-SNN).
 
-    Slices are ``(t_last - t_first) // steps`` whole microseconds long and begin with the first event, so that the last
-    event and those of the division's rest belong to none; all events at one time give zeros. Counts are not cut.
+    As ``micro_sum`` slices are ``(t_last - t_first) // steps`` whole microseconds long and begin with the first event,
+    so that the last event and those of the division's rest belong to none; all events at one time give zeros. Slices of
+    the window are those of RVT's stored frames (``event_sum``), and are filled while events arrive. Counts are not cut.
 
     Args:
+        bins: ``events`` lays slices out from the first event to the last (GEN1, N-Caltech101), ``window`` from the
+            window's begin to its end (1Mpx).
         steps: slices (Tm).
         network_size: [height, width] of the model's input; None leaves the images as they are. The image is enlarged
             as far as it fits, and put at the top left.
@@ -122,7 +133,6 @@ class MicroBins(Counts):
         one_factor: take boxes back by one factor along both sides, as the published evaluation does (`Letterbox`).
     """
 
-    is_incremental = False
     grid_dtype = np.int16  # more than a pixel can fire; torch has no unsigned type of this length before 2.3
     limit = 32_767
 
@@ -131,6 +141,7 @@ class MicroBins(Counts):
         size: SensorSize,
         *,
         steps: int = 4,
+        bins: Literal["events", "window"] = "events",
         network_size: Sequence[int] | None = (640, 640),
         interpolation: Interpolation = "bilinear",
         newest_first: bool = False,
@@ -139,7 +150,12 @@ class MicroBins(Counts):
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
+        if bins not in ("events", "window"):
+            raise ValueError(f"bins must be events or window, got {bins!r}")
+        if macro_slice and bins == "window":
+            raise ValueError("macro_slice drops the last events of slices of events: it needs bins events, got window")
         super().__init__(size, steps, 2)
+        self.is_incremental = bins == "window"
         self._planes = step_planes(steps, newest_first)
         self._newest_first, self._macro_slice = newest_first, macro_slice
         if network_size is not None:
@@ -147,14 +163,17 @@ class MicroBins(Counts):
             self.letterbox = fit_into(size, network, interpolation=interpolation, one_factor=one_factor)
 
     def bins(self, t_start_us: int, t_end_us: int) -> Bins:
+        if self.is_incremental:
+            return Bins(even_edges(t_start_us, t_end_us, self.steps), self._planes)
         length = (t_end_us - t_start_us) // self.steps
         edges = t_start_us + length * np.arange(self.steps + 1, dtype=np.int64)
         return Bins(edges, self._planes)
 
     def bins_of(self, window: EventWindow) -> Bins | None:
         t = window.events.t
-        if self._macro_slice and len(t):
-            t = t[: int(np.searchsorted(t, t[-1]))]
+        if not self._macro_slice or not len(t):
+            return super().bins_of(window)
+        t = t[: int(np.searchsorted(t, t[-1]))]
         return self.bins(int(t[0]), int(t[-1])) if len(t) else None
 
     @property
@@ -162,8 +181,10 @@ class MicroBins(Counts):
         """Preprocessed frames that make one window."""
         return self.steps
 
-    def of_histograms(self, histograms: U8, dtype: torch.dtype = torch.float32) -> Tensor:
+    def of_histograms(self, histograms: U8, dtype: torch.dtype | None = None) -> Tensor:
         """Return preprocessed frames [steps, 2 * bins, H, W], oldest first, as input: summed over their bins."""
+        import torch
+
         steps, channels, height, width = histograms.shape
         grid = histograms.reshape(steps, 2, channels // 2, height, width).sum(axis=2, dtype=np.int16)
         return self.finish(torch.from_numpy(grid[::-1].copy() if self._newest_first else grid), dtype=dtype)

@@ -73,7 +73,7 @@ class TernaryImage(GridRepresentation):
         grey = torch.where(last < 0, _GREY, (last % 2) * 255).to(torch.uint8)
         return grey.view(self.steps, self.size.height, self.size.width)
 
-    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype | None = None) -> Tensor:
         images = super().finish(grid, bins, dtype) / 255
         return images[:, None].expand(-1, 3, -1, -1).contiguous()
 
@@ -117,11 +117,12 @@ class TimeSurface(GridRepresentation):
         times = on_device.latest(self._cells(x, y, p, t, bins), t, 2 * self.steps, self.blank)
         return times.view(*self.grid_images, self.size.height, self.size.width)
 
-    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    def finish(self, grid: Tensor, bins: Bins | None = None, dtype: torch.dtype | None = None) -> Tensor:
         assert bins is not None, "the bins of an incremental representation are always known"
         times = grid.view(self.steps, 2, *grid.shape[1:])
         times = times.cummax(dim=0).values if self.steps > 1 else times
         ends = torch.from_numpy(bins.edges[1:]).to(grid.device).view(-1, 1, 1, 1)
+        dtype = dtype or torch.float32
         exact = torch.float64 if dtype == torch.float64 else torch.float32  # float16 ends at 65.5 ms
         surface = ((times - ends).to(exact) / self._tau_us).exp_()
         return surface.masked_fill_(times == _NEVER, 0).to(dtype)

@@ -1,0 +1,84 @@
+"""The encoding of ROS messages on the wire and in bags: CDR (XCDR1), value by value.
+
+Every length is checked against what is there before it is used. Alignment counts from after the 4 bytes of
+encapsulation.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+_ENCAPSULATIONS = {0: ">", 1: "<"}  # CDR_BE, CDR_LE
+_MAX_NAME_BYTES = 256
+
+
+class CdrReader:
+    """A cursor over one message that never reads past its end."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        kind = struct.unpack_from(">H", data)[0]
+        if kind not in _ENCAPSULATIONS:
+            raise ValueError(f"expected CDR (encapsulation 0 or 1), got encapsulation {kind:#06x}")
+        self._order = _ENCAPSULATIONS[kind]
+        self._body = memoryview(data)[4:]
+        self._at = 0
+
+    def take(self, code: str) -> int:
+        """Return one number, aligned to its own size."""
+        size = struct.calcsize("=" + code)
+        self._at += -self._at % size
+        value: int = struct.unpack_from(self._order + code, self._body, self._at)[0]
+        self._at += size
+        return value
+
+    def string(self) -> str:
+        """Return a string; its stored length includes a final NUL."""
+        length = self.take("I")
+        if length > _MAX_NAME_BYTES:
+            raise ValueError(f"a name of {length} bytes")
+        return bytes(self._take_bytes(length)).rstrip(b"\0").decode("utf-8", "replace")
+
+    def payload(self) -> npt.NDArray[np.uint8]:
+        """Return a sequence of bytes as a view, uint8 [N]."""
+        return np.frombuffer(self._take_bytes(self.take("I")), np.uint8)
+
+    def stamp_ns(self) -> int:
+        """Return a time stamp in nanoseconds."""
+        seconds = self.take("i")
+        return seconds * 1_000_000_000 + self.take("I")
+
+    def _take_bytes(self, length: int) -> memoryview:
+        left = len(self._body) - self._at
+        if length > left:
+            raise ValueError(f"{length} bytes announced, {max(left, 0)} left")
+        taken = self._body[self._at : self._at + length]
+        self._at += length
+        return taken
+
+
+class CdrWriter:
+    """Appends values with CDR alignment, little endian."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+
+    def put(self, codes: str, *values: int) -> None:
+        """Append numbers, each aligned to its own size; struct.error for one that does not fit."""
+        body = self._body
+        for code, value in zip(codes, values, strict=True):
+            number = struct.pack("<" + code, value)
+            body += bytes(-len(body) % len(number))
+            body += number
+
+    def string(self, text: str) -> None:
+        """Append a string with its length and a final NUL."""
+        raw = text.encode() + b"\0"
+        self.put("I", len(raw))
+        self._body += raw
+
+    def head(self) -> bytes:
+        """Return what was appended, with the encapsulation before it."""
+        return b"\x00\x01\x00\x00" + self._body

@@ -1,0 +1,1 @@
+"""Images of ordinary cameras: their messages, pixels, recordings, and the windows they make."""

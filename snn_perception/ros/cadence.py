@@ -1,0 +1,79 @@
+"""When cameras' next windows are due, and what room one that sends too much leaves for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+FADE = 0.9  # of a long step's weight, with each shorter one after it
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Where in sensor time a camera's last window ended, how far that is from the one before it, and when it closed.
+
+    Attributes:
+        closed_ns: on the monotonic clock of this host.
+    """
+
+    last_us: int | None = None
+    step_us: int = 0
+    closed_ns: int = 0
+
+    def then(self, end_us: int, closed_ns: int) -> Cadence:
+        """Return the cadence after one more window."""
+        return Cadence(end_us, 0 if self.last_us is None else end_us - self.last_us, closed_ns)
+
+    def next_is_at(self, end_us: int, tolerance_us: int) -> bool:
+        """Return whether the camera's next window ends then, rather than the one before or behind it.
+
+        Of its first two windows none can tell.
+        """
+        if self.last_us is None:
+            return False
+        off_us = abs(self.last_us + self.step_us - end_us)
+        return off_us <= tolerance_us and 2 * off_us < self.step_us
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the next window will close, if the camera goes on in real time; None while nobody can tell."""
+        return self.closed_ns + 1000 * self.step_us if self.step_us > 0 else None
+
+
+class Room:
+    """For how long the inference thread should stay free, rather than begin with a camera that sends too much.
+
+    A step that is under way cannot be put off: a window that comes meanwhile waits for its end. A camera that has more
+    windows in line than it will ever get through loses nothing by letting one pass. It does so once in each of its
+    turns, so that it gets on however many others there are.
+    """
+
+    def __init__(self) -> None:
+        self._step_ns = 0.0  # what a step takes, of late, on the long side
+        self._began_ns: int | None = None
+        self._let_pass: set[str] = set()
+
+    def begin(self, camera: str | None, now_ns: int) -> None:
+        """Note that a camera's window, or something else, is taken up."""
+        self._began_ns = None if camera is None else now_ns
+        if camera is not None:
+            self._let_pass.discard(camera)
+
+    def end(self, now_ns: int) -> None:
+        """Note that what was taken up is done."""
+        if self._began_ns is not None:
+            self._step_ns = max(float(now_ns - self._began_ns), FADE * self._step_ns)
+            self._began_ns = None
+
+    def for_others_ns(self, camera: str, others: Iterable[Cadence], now_ns: int) -> int:
+        """Return for how long to wait for the next of other cameras' windows, 0 if none is due within a step.
+
+        One that is late is waited for a little: half a step.
+        """
+        late_ns = round(self._step_ns / 2)
+        due = [one.due_ns for one in others if one.due_ns is not None]
+        soon = [due_ns for due_ns in due if now_ns - late_ns < due_ns < now_ns + self._step_ns]
+        if not soon or camera in self._let_pass:
+            return 0
+        self._let_pass.add(camera)
+        return min(soon) + late_ns - now_ns

@@ -1,0 +1,118 @@
+"""A camera that sends too much leaves room for the next window of one that does not."""
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from snn_perception.ros.cadence import Cadence, Room
+from snn_perception.ros.queue import JobQueue
+from tests.ros.test_queue import job
+from tests.ros.test_queue_batches import Waiter
+
+MS = 1_000_000
+STEP_MS = 10
+
+
+def room(step_ms=STEP_MS):
+    made = Room()
+    made.begin("left", 0)
+    made.end(step_ms * MS)
+    return made
+
+
+def cadence(due_ms, step_us=50_000):
+    first = Cadence().then(0, 0)
+    return first.then(step_us, round(due_ms * MS) - 1000 * step_us)
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "wait_ms"),
+    [(100, 5), (104, 9), (109, 14), (110, 0), (150, 0), (96, 1), (95, 0), (40, 0)],
+)
+def test_it_waits_for_what_is_due_within_a_step_and_half_a_step_longer(due_ms, wait_ms):
+    assert room().for_others_ns("right", [cadence(due_ms)], 100 * MS) == wait_ms * MS
+
+
+def test_it_waits_for_the_first_of_several_and_for_none_of_which_nothing_is_known():
+    others = [cadence(108), cadence(103), cadence(300)]
+    assert room().for_others_ns("right", others, 100 * MS) == 8 * MS
+    for unknown in ([], [Cadence()], [Cadence().then(0, 100 * MS)], [cadence(103, step_us=-50_000)]):
+        assert room().for_others_ns("right", unknown, 100 * MS) == 0
+    assert Room().for_others_ns("right", others, 100 * MS) == 0, "no step has been measured"
+
+
+def test_each_turn_lets_one_pass():
+    made = room()
+    assert made.for_others_ns("right", [cadence(103)], 100 * MS)
+    made.begin("left", 103 * MS)
+    assert made.for_others_ns("right", [cadence(103)], 100 * MS) == 0
+    made.begin("right", 110 * MS)
+    assert made.for_others_ns("right", [cadence(103)], 100 * MS)
+
+
+def test_a_long_step_is_remembered_for_a_while():
+    made = room(step_ms=20)
+    for _ in range(3):
+        made.begin("left", 0)
+        made.end(1 * MS)
+    assert made.for_others_ns("right", [cadence(114)], 100 * MS) and not made.for_others_ns(
+        "a", [cadence(115)], 100 * MS
+    )
+    made.end(10_000 * MS)
+    assert not made.for_others_ns("a", [cadence(115)], 100 * MS), "nothing was under way"
+
+
+def crowded(due_s, policy="drop_oldest", size=3):
+    """Return a queue with more than half its room taken by `right`, where `left`'s next window is due so soon."""
+    queue, now_ns = JobQueue(size, policy), time.monotonic_ns()
+    for k in range(2):
+        queue.put(replace(job(k), closed_ns=now_ns + round(due_s * 1e9)))  # its windows are of 10 us
+        queue.get()
+    queue._room.begin("right", 0)
+    queue._room.end(10_000 * MS)
+    for k in range(2):
+        queue.put(job(k, "right"))
+    return queue
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "catch_up"])
+def test_a_window_that_comes_when_it_is_due_goes_first(policy):
+    queue = crowded(due_s=9.0, policy=policy)
+    waiter = Waiter(queue, most=1)
+    assert waiter.is_idle()
+    queue.put(job(2))
+    assert waiter.result() == ["left 2"]
+    assert Waiter(queue, most=1).result() == ["right 0"]
+
+
+@pytest.mark.parametrize(("due_s", "policy"), [(-6.0, "drop_oldest"), (12.0, "drop_oldest"), (9.0, "block")])
+def test_nothing_waits_for_what_is_not_due_or_where_nothing_is_dropped(due_s, policy):
+    assert Waiter(crowded(due_s, policy), most=1).result() == ["right 0"]
+
+
+def test_a_camera_with_few_windows_in_line_waits_for_nobody():
+    assert Waiter(crowded(due_s=9.0, size=4), most=1).result() == ["right 0"]
+
+
+def test_one_that_had_many_a_moment_ago_still_sends_too_much(monkeypatch):
+    now_ns = [10**18]
+    monkeypatch.setattr("snn_perception.ros.queue.time", SimpleNamespace(monotonic_ns=lambda: now_ns[0]))
+    queue = JobQueue(4, "drop_oldest")
+    for k in range(3):
+        queue.put(job(k, "right"))
+    turns = [queue.get().camera]
+    for k, passed_s in enumerate((0.0, 0.9, 0.2)):
+        now_ns[0] += round(passed_s * 1e9)
+        queue.put(job(k, "left"))
+        turns.append(queue.get().camera)
+    assert turns == ["right", "left", "left", "right"], "which has two in line, no more than half"
+
+
+def test_the_end_is_not_put_off():
+    queue = crowded(due_s=9.0)
+    waiter = Waiter(queue, most=1)
+    assert waiter.is_idle()
+    queue.close()
+    assert waiter.result() == ["right 0"]

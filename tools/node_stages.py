@@ -1,0 +1,178 @@
+"""Where a window's time goes in the node, from the callback's entry to its detections' being out."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snn_perception.ros import outlet as outlet_module
+from tools.node_support import RunningNode, messages
+
+WARM_UP = 20
+NETWORK = "network"
+STAGES = (
+    "decoding of packets",
+    "windows and grids",
+    "stamps and queue",
+    "input of the network",
+    NETWORK,
+    "boxes and NMS",
+    "message",
+    "publish",
+    "the rest",
+)
+
+
+class Stopwatch:
+    """Time of stages, each without that of the stages within it; CPU time of the thread beside wall time."""
+
+    def __init__(self) -> None:
+        self._inner = threading.local()
+        self.spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # stage -> CPU, wall seconds
+
+    def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does the same and is timed."""
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self._Span(self, stage):
+                return function(*arguments, **options)
+
+        return timed
+
+    def over(self, stage: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """Return a generator function that does the same and is timed, step by step."""
+
+        def timed(*arguments: Any, **options: Any) -> Iterator[Any]:
+            iterator = iter(function(*arguments, **options))
+            while True:
+                with self._Span(self, stage):
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        return
+                yield item
+
+        return timed
+
+    def take(self) -> dict[str, tuple[float, float]]:
+        """Return what was spent since the last call."""
+        spent, self.spent = self.spent, defaultdict(lambda: [0.0, 0.0])
+        return {stage: (cpu, wall) for stage, (cpu, wall) in spent.items()}
+
+    class _Span:
+        def __init__(self, watch: Stopwatch, stage: str) -> None:
+            self._watch, self._stage = watch, stage
+
+        def __enter__(self) -> None:
+            inner = self._watch._inner
+            self._outer = getattr(inner, "spent", None)
+            inner.spent = [0.0, 0.0]
+            self._begun = time.thread_time(), time.perf_counter()
+
+        def __exit__(self, *_: object) -> None:
+            cpu, wall = time.thread_time() - self._begun[0], time.perf_counter() - self._begun[1]
+            inner, spent = self._watch._inner, self._watch.spent[self._stage]
+            spent[0] += cpu - inner.spent[0]
+            spent[1] += wall - inner.spent[1]
+            if self._outer is not None:
+                self._outer[0] += cpu
+                self._outer[1] += wall
+            inner.spent = self._outer
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Milliseconds of each stage of a window, CPU and wall, medians; events, packets and detections of a window, means.
+
+    Attributes:
+        whole_ms: wall time from the entry of the callback that closed a window to its detections' being out, median.
+    """
+
+    interval_us: int
+    events: float
+    packets: float
+    detections: float
+    cpu_ms: dict[str, float]
+    wall_ms: dict[str, float]
+    whole_ms: float
+
+    def ratio(self, ms: dict[str, float]) -> float:
+        """Return everything but the network as a share of the network."""
+        return (sum(ms.values()) - ms[NETWORK]) / ms[NETWORK]
+
+
+def measure_stages(path: Path, size: Any, rate_hz: float, interval_us: int, windows: int, domain: int) -> Stages:
+    """Return the stages of the node's own code on one core, fed with messages at its callback, one window at a time."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        with RunningNode(domain, checkpoint=str(path), overload_policy="block") as running:
+            return _fed(running, messages(size, rate_hz, interval_us, (windows + WARM_UP + 1) * 50_000), interval_us)
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _fed(running: RunningNode, sent: list[Any], interval_us: int) -> Stages:
+    node, watch = running.node, Stopwatch()
+    camera, published = node._cameras[""], threading.Event()
+    out_s = _instrument(node, camera, watch, published)
+    spent, whole, counts = [], [], []
+    figures, cut = camera.figures, camera.packets
+    for number, msg in enumerate(sent):
+        begun, before = time.perf_counter(), 0 if cut.windower is None else cut.windower.windows
+        camera._on_message(msg)
+        if cut.windower.windows == before:
+            continue
+        while figures.published < cut.windower.windows:
+            published.wait(1.0)
+            published.clear()
+            time.sleep(0.001)  # the inference thread goes on a little after a message is out
+        spent.append(watch.take())
+        whole.append(out_s[-1] - begun)
+        counts.append((cut.stream.counts.events, number + 1, figures.detections))
+    spent, whole = spent[WARM_UP:], whole[WARM_UP:]
+    first, last = counts[WARM_UP - 1], counts[-1]
+    events, packets, detections = ((b - a) / len(spent) for a, b in zip(first, last, strict=True))
+    cpu, wall = (
+        {stage: statistics.median(one.get(stage, (0.0, 0.0))[k] for one in spent) * 1e3 for stage in STAGES}
+        for k in (0, 1)
+    )
+    return Stages(interval_us, events, packets, detections, cpu, wall, statistics.median(whole) * 1e3)
+
+
+def _instrument(node: Any, camera: Any, watch: Stopwatch, published: threading.Event) -> list[float]:
+    """Time the stages of a running node; returns a list of when messages were out."""
+    around, out_s = watch.around, []
+    camera._on_message = around("stamps and queue", camera._on_message)
+    camera._to_packet = around("decoding of packets", camera._to_packet)
+    camera.packets.stream.decode = around("decoding of packets", camera.packets.stream.decode)
+    camera.packets.push = watch.over("windows and grids", camera.packets.push)
+    node._worker.do = around("the rest", node._worker.do)
+    pipeline = node._pipeline
+    pipeline._inputs.of = around("input of the network", pipeline._inputs.of)
+    pipeline.detector.forward = around(NETWORK, pipeline.detector.forward)
+    pipeline.detector.decode = around("boxes and NMS", pipeline.detector.decode)
+    outlet_module.to_detection2d_array = around("message", _original_message())
+    publisher = node._outlet._detections[""]
+    publish = around("publish", publisher.publish)
+
+    def published_now(msg: Any) -> None:
+        publish(msg)
+        out_s.append(time.perf_counter())
+        published.set()
+
+    publisher.publish = published_now
+    return out_s
+
+
+def _original_message() -> Callable[..., Any]:
+    from snn_perception.ros.messages import to_detection2d_array
+
+    return to_detection2d_array
