@@ -1,4 +1,7 @@
-"""What all tests share: the installed components, and how hypothesis runs."""
+"""What all tests share: the installed components, how hypothesis runs, and an end for what hangs."""
+
+import faulthandler
+import os
 
 import pytest
 import torch
@@ -14,6 +17,26 @@ settings.load_profile("repository")
 
 # Small tensors gain nothing from more threads, and sums come out the same on every machine.
 torch.set_num_threads(1)
+
+
+GRACE_S = 60.0  # beyond its time limit, for a test that pytest-timeout cannot reach
+_STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    """Keep the real stderr: what a test prints is captured."""
+    config.stash[_STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """End a process that hangs in C, with the stacks of all its threads: the limit is a signal, which waits there."""
+    limit_s = float(item.config.getoption("timeout") or item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True, file=item.config.stash[_STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)

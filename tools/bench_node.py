@@ -3,7 +3,7 @@
 
     python tools/bench_node.py [--only stages transport cameras] [--windows N] [--json] [-o docs/benchmarks/node.md]
 
-Stages are those of the node's own code in this process, on one core, fed at the callback, one window at a time.
+Stages are those of the node's own code in this process, on one core, fed with serialized packets, one window at a time.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def page(found: dict[str, list[Any]]) -> str:
 
 
 def _stages(rows: list[Stages]) -> Iterator[str]:
-    yield "## From the callback to the message"
+    yield "## From a packet to the message"
     yield ""
     yield f"`{PRESET}`, untrained, every layer firing, {RATE_HZ / 1e6:g} million events per second as EVT3 (noise"
     yield "over the whole sensor, the most work for a decoder, and moving shapes), the node's default parameters, all"
@@ -110,7 +110,7 @@ def _stages(rows: list[Stages]) -> Iterator[str]:
         + " |"
     )
     yield (
-        "| from the closing packet's callback to the message out, wall | "
+        "| from the closing packet to the message out, wall | "
         + " | ".join(f"{row.whole_ms:.1f}" for row in rows)
         + " |"
     )

@@ -1,4 +1,4 @@
-"""Where a window's time goes in the node, from the callback's entry to its detections' being out."""
+"""Where a window's time goes in the node, from a packet's bytes to its detections' being out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rclpy.serialization import serialize_message
+
+from snn_perception.events.bag_messages import parse_message
+from snn_perception.ros import camera as camera_module
 from snn_perception.ros import outlet as outlet_module
 from tools.node_support import RunningNode, messages
 
@@ -92,7 +96,7 @@ class Stages:
     """Milliseconds of each stage of a window, CPU and wall, medians; events, packets and detections of a window, means.
 
     Attributes:
-        whole_ms: wall time from the entry of the callback that closed a window to its detections' being out, median.
+        whole_ms: wall time from the coming of the message that closed a window to its detections' being out, median.
     """
 
     interval_us: int
@@ -109,12 +113,13 @@ class Stages:
 
 
 def measure_stages(path: Path, size: Any, rate_hz: float, interval_us: int, windows: int, domain: int) -> Stages:
-    """Return the stages of the node's own code on one core, fed with messages at its callback, one window at a time."""
+    """Return the stages of the node's own code on one core, fed with serialized messages, one window at a time."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     try:
         with RunningNode(domain, checkpoint=str(path), overload_policy="block") as running:
-            return _fed(running, messages(size, rate_hz, interval_us, (windows + WARM_UP + 1) * 50_000), interval_us)
+            sent = messages(size, rate_hz, interval_us, (windows + WARM_UP + 1) * 50_000)
+            return _fed(running, [serialize_message(msg) for msg in sent], interval_us)
     finally:
         os.sched_setaffinity(0, cores)
 
@@ -127,7 +132,7 @@ def _fed(running: RunningNode, sent: list[Any], interval_us: int) -> Stages:
     figures, cut = camera.figures, camera.packets
     for number, msg in enumerate(sent):
         begun, before = time.perf_counter(), 0 if cut.windower is None else cut.windower.windows
-        camera._on_message(msg)
+        camera._on_message(msg, 0)
         if cut.windower.windows == before:
             continue
         while figures.published < cut.windower.windows:
@@ -151,7 +156,7 @@ def _instrument(node: Any, camera: Any, watch: Stopwatch, published: threading.E
     """Time the stages of a running node; returns a list of when messages were out."""
     around, out_s = watch.around, []
     camera._on_message = around("stamps and queue", camera._on_message)
-    camera._to_packet = around("decoding of packets", camera._to_packet)
+    camera_module.parse_message = around("decoding of packets", parse_message)
     camera.packets.stream.decode = around("decoding of packets", camera.packets.stream.decode)
     camera.packets.push = watch.over("windows and grids", camera.packets.push)
     node._worker.do = around("the rest", node._worker.do)

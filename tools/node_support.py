@@ -15,6 +15,7 @@ import rclpy
 import torch
 from event_camera_msgs.msg import EventPacket
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -26,7 +27,6 @@ from snn_perception.events.evt3_encode import packetize
 from snn_perception.events.stream import PacketWindows
 from snn_perception.ros.camera import event_qos
 from snn_perception.ros.detector_node import DetectorNode
-from snn_perception.ros.executing import make_executor
 from snn_perception.ros.messages import event_packet_from
 from snn_perception.ros.parameters import BY_NAME
 from snn_perception.ros.running import SWITCH_S
@@ -116,7 +116,7 @@ class RunningNode:
         rclpy.init(args=["--ros-args", "--log-level", "error"], context=self.context, domain_id=domain)
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = DetectorNode(context=self.context, parameter_overrides=overrides)
-        self._executor = make_executor(self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
 
     def __enter__(self) -> RunningNode:
         self._executor.add_node(self.node)

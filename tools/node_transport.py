@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import rclpy
 from event_camera_msgs.msg import EventPacket
 from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 
+from snn_perception.events.bag_messages import EVENT_PACKET, parse_message
 from snn_perception.ros.camera import event_qos
-from snn_perception.ros.executing import make_executor
 from snn_perception.ros.messages import stamp_to_ns
+from snn_perception.ros.receiving import OwnThread, Receiver
 from snn_perception.types import SensorSize
 from tools.node_support import messages, send
 
@@ -38,20 +38,32 @@ class Transport:
     latency_ms: float | None  # median from the sender's stamp; None where the message is not looked into
 
 
+def _single_threaded(context: Context) -> Executor:
+    return SingleThreadedExecutor(context=context)
+
+
+def _of_events(context: Context) -> Executor:
+    from rclpy.experimental.events_executor import EventsExecutor
+
+    return EventsExecutor(context=context)
+
+
 @dataclass(frozen=True)
 class Way:
-    """How messages are received: by which executor, as raw bytes or not, and what is done with one."""
+    """How messages are received: by an executor or by the node's `Receiver`, as raw bytes or not, and what is done."""
 
-    executor: Callable[[Context], Executor] = make_executor
+    make_executor: Callable[[Context], Executor] | None = None
     raw: bool = False
     take: Callable[[Any], object] = lambda msg: None
 
 
+RAW = "own thread, raw bytes (the node's way)"
 WAYS: dict[str, Way] = {
-    "message, empty callback": Way(),
-    "message, its payload viewed": Way(take=lambda msg: np.frombuffer(msg.events, np.uint8)),
-    "message, empty callback, rclpy's SingleThreadedExecutor": Way(lambda c: SingleThreadedExecutor(context=c)),
-    "raw bytes, empty callback": Way(raw=True),
+    RAW: Way(raw=True),
+    "own thread, raw bytes, parsed": Way(raw=True, take=lambda msg: parse_message(msg, EVENT_PACKET)),
+    "own thread, message": Way(),
+    "SingleThreadedExecutor, message": Way(_single_threaded),
+    "EventsExecutor (experimental), message": Way(_of_events),
 }
 
 
@@ -65,16 +77,21 @@ def measure_transport(
     rclpy.init(args=[], context=context, domain_id=domain)
     node, latencies, received = Node("receiver", context=context), [], 0
 
-    def on_message(msg: Any) -> None:
+    def on_message(msg: Any, received_ns: int = 0) -> None:
         nonlocal received
         received += 1
         received_as.take(msg)
         if not received_as.raw and received % 16 == 0:
             latencies.append(time.time_ns() - stamp_to_ns(msg.header.stamp))
 
-    node.create_subscription(EventPacket, "events", on_message, event_qos(1000, "best_effort"), raw=received_as.raw)
-    executor = received_as.executor(context)
+    group = OwnThread() if received_as.make_executor is None else None
+    qos, raw = event_qos(1000, "best_effort"), received_as.raw
+    ears = node.create_subscription(EventPacket, "events", on_message, qos, raw=raw, callback_group=group)
+    receiver = Receiver(node, ears, on_message)
+    executor = (received_as.make_executor or _single_threaded)(context)
     executor.add_node(node)
+    if group is not None:
+        receiver.start()
     spawn = multiprocessing.get_context("spawn")
     results: Any = spawn.Queue()
     sender = spawn.Process(target=_sender, args=(results, domain, size, rate_hz, per_second, seconds))
@@ -87,6 +104,8 @@ def measure_transport(
     cpu_us = (time.process_time() - begun) / max(1, received - first) * 1e6
     sent, send_cpu_s, size_bytes = results.get(timeout=10)
     sender.join()
+    if group is not None:
+        receiver.stop(10.0)
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown(context=context)

@@ -6,6 +6,7 @@ A bag stores each message as its serialized bytes. The payload is handed over as
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from snn_perception.errors import EventDataError
 from snn_perception.events.cdr import CdrReader, CdrWriter
@@ -97,19 +98,25 @@ def serialize_point_cloud(packet: Packet) -> bytes:
 
 def _event_packet(cdr: CdrReader) -> Packet:
     stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()
-    height, width = cdr.take("I"), cdr.take("I")
-    seq, time_base = cdr.take("Q"), cdr.take("Q")
+    height, width = cdr.numbers("II")
+    seq, time_base = cdr.numbers("QQ")
     encoding, is_bigendian = cdr.string(), bool(cdr.take("B"))
     return Packet(
         data=cdr.payload(),
         encoding=encoding,
-        size=SensorSize(height, width),
+        size=_sensor_size(height, width),
         seq=seq,
         time_base=time_base,
         is_bigendian=is_bigendian,
         stamp_ns=stamp_ns,
         frame_id=frame_id,
     )
+
+
+@lru_cache(maxsize=16)
+def _sensor_size(height: int, width: int) -> SensorSize:
+    """Return the size of a sensor; a camera states the same one with each packet."""
+    return SensorSize(height, width)
 
 
 def _point_cloud(cdr: CdrReader) -> Packet:

@@ -7,6 +7,7 @@ encapsulation.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,15 @@ class CdrReader:
 
     def take(self, code: str) -> int:
         """Return one number, aligned to its own size."""
-        size = struct.calcsize("=" + code)
-        self._at += -self._at % size
-        value: int = struct.unpack_from(self._order + code, self._body, self._at)[0]
-        self._at += size
-        return value
+        return self.numbers(code)[0]
+
+    def numbers(self, codes: str) -> tuple[int, ...]:
+        """Return numbers of one size that follow each other, aligned to that size."""
+        layout = _layout(self._order + codes)
+        at = self._at + -self._at % (layout.size // len(codes))
+        values = layout.unpack_from(self._body, at)
+        self._at = at + layout.size
+        return values
 
     def string(self) -> str:
         """Return a string; its stored length includes a final NUL."""
@@ -47,8 +52,8 @@ class CdrReader:
 
     def stamp_ns(self) -> int:
         """Return a time stamp in nanoseconds."""
-        seconds = self.take("i")
-        return seconds * 1_000_000_000 + self.take("I")
+        seconds, nanoseconds = self.numbers("iI")
+        return seconds * 1_000_000_000 + nanoseconds
 
     def _take_bytes(self, length: int) -> memoryview:
         left = len(self._body) - self._at
@@ -57,6 +62,11 @@ class CdrReader:
         taken = self._body[self._at : self._at + length]
         self._at += length
         return taken
+
+
+@lru_cache(maxsize=64)
+def _layout(codes: str) -> struct.Struct:
+    return struct.Struct(codes)
 
 
 class CdrWriter:

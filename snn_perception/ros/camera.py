@@ -6,14 +6,13 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from event_camera_msgs.msg import EventPacket
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
 try:
@@ -22,27 +21,23 @@ except ImportError:  # its name in Humble
     from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
 from snn_perception.errors import EventDataError
+from snn_perception.events.bag_messages import EVENT_PACKET, POINT_CLOUD, parse_message
 from snn_perception.events.stream import PacketWindows
 from snn_perception.registry import Registry
-from snn_perception.ros.executing import WithInfo
 from snn_perception.ros.jobs import WindowJob
-from snn_perception.ros.messages import packet_from_event_packet, packet_from_point_cloud
 from snn_perception.ros.qos import overridable, overrides_of
 from snn_perception.ros.queue import JobQueue
+from snn_perception.ros.receiving import OwnThread, Receiver
 from snn_perception.runtime.pace import Pace
 from snn_perception.runtime.pipeline import DetectionPipeline
 from snn_perception.runtime.rates import Part, faster_rate
 from snn_perception.runtime.stages import Arrival, Stages, arrival
-from snn_perception.types import EventWindow, Packet, SensorSize, Window
+from snn_perception.types import EventWindow, SensorSize, Window
 
 log = logging.getLogger(__name__)
-MESSAGE_TYPES = {
-    "event_packet": (EventPacket, packet_from_event_packet),
-    "pointcloud2": (PointCloud2, packet_from_point_cloud),
-}
+MESSAGE_TYPES = {"event_packet": (EventPacket, EVENT_PACKET), "pointcloud2": (PointCloud2, POINT_CLOUD)}
 FIRST_PACKET_NS = 5_000_000_000
 RECENT = 256  # windows whose latency the diagnostics summarise
-KNOWS_RECEPTION = hasattr(Subscription, "CallbackType")  # not in Humble: callbacks may ask when a message was received
 
 
 @dataclass
@@ -83,10 +78,11 @@ def event_qos(depth: int, reliability: str) -> QoSProfile:
 
 
 class Camera(ABC):
-    """Receives one camera's messages, makes windows, and queues them. Runs in the executor; touches no GPU.
+    """Receives one camera's messages, makes windows, and queues them. Runs in a thread of its own; touches no GPU.
 
     Args:
         message_type, leaf: of its topic, which lies below the camera's name. depth: of its subscription.
+        raw: whether `_windows_of` takes messages as bytes.
     """
 
     def __init__(
@@ -99,6 +95,7 @@ class Camera(ABC):
         message_type: Any,
         leaf: str,
         depth: int,
+        raw: bool = False,
     ) -> None:
         # The first packet may take some seconds longer: discovery, a camera that is just starting.
         self.name, self.figures = name, CameraFigures(last_packet_ns=time.monotonic_ns() + FIRST_PACKET_NS)
@@ -106,19 +103,23 @@ class Camera(ABC):
         self._silence_ns = int(settings["silence_warning_s"] * 1e9)
         self._frame_id = ""
         self._timeout_s: float | None = None
-        self._taken_ns = self._received_ns = 0  # when the message in hand came: the callback, and this host before
+        self._taken_ns = self._received_ns = 0  # when the message in hand came: to us, and to this host before
         topic = f"{name}/{leaf}" if name else leaf
         self.topic = node.resolve_topic_name(topic)
-        receive: Any = WithInfo(self._on_received) if KNOWS_RECEPTION else self._on_message
         with overrides_of(self.topic, "subscription"):
             self._subscription = node.create_subscription(
                 message_type,
                 topic,
-                receive,
+                _not_called,
                 event_qos(depth, settings["qos_reliability"]),
+                callback_group=OwnThread(),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
                 qos_overriding_options=overridable(),
+                raw=raw,
             )
+        # One that sends too much is taken from less often, so that it is less in the way of the others.
+        self._receiver = Receiver(node, self._subscription, self._on_message, lambda: queue.is_crowded(name))
+        self._receiver.start()
 
     @abstractmethod
     def received(self) -> dict[str, int | str]:
@@ -161,22 +162,24 @@ class Camera(ABC):
     def serve(self, pipeline: DetectionPipeline) -> None:
         """Prepare windows for another model from the next one on; from any thread."""
 
-    def flush(self, timeout_s: float) -> None:
-        """Queue the last, partial window; if there is no room for so long, it is dropped and counted."""
-        self._timeout_s = timeout_s
-        self._taken_ns, self._received_ns = time.monotonic_ns(), 0
-        self._queue_windows(self._last_windows)
+    def stop(self, end_s: float, room_s: float) -> None:
+        """Stop receiving and queue the last, partial window.
 
-    def destroy(self) -> None:
-        """Stop receiving."""
+        Args:
+            end_s: for so long the message in hand may wait for room; then its windows, and the last one, are not
+                queued any more.
+            room_s: for so long the last window waits for room; then the oldest one is dropped for it, and counted.
+        """
+        has_ended = self._receiver.stop(end_s)
         self._node.destroy_subscription(self._subscription)
+        if has_ended:
+            self._timeout_s = room_s
+            self._taken_ns, self._received_ns = time.monotonic_ns(), 0
+            self._queue_windows(self._last_windows)
 
-    def _on_received(self, msg: Any, info: Mapping[str, int]) -> None:
-        self._received_ns = info["received_timestamp"]
-        self._on_message(msg)
-
-    def _on_message(self, msg: Any) -> None:
+    def _on_message(self, msg: Any, received_ns: int) -> None:
         self.figures.last_packet_ns = self._taken_ns = time.monotonic_ns()
+        self._received_ns = received_ns
         self._queue_windows(lambda: self._windows_of(msg))
 
     def _queue_windows(self, windows: Callable[[], Iterable[Window]]) -> None:
@@ -215,6 +218,10 @@ class Camera(ABC):
         )
 
 
+def _not_called(msg: Any) -> None:
+    """Stand in for the callback that a subscription must have: its messages are taken by a receiver."""
+
+
 class EventCamera(Camera):
     """A camera of events, on topic ``events``.
 
@@ -231,7 +238,7 @@ class EventCamera(Camera):
         pipeline: DetectionPipeline,
         queue: JobQueue,
     ) -> None:
-        message_type, self._to_packet = MESSAGE_TYPES[settings["input_type"]]
+        message_type, self._message_type = MESSAGE_TYPES[settings["input_type"]]
         self._from_sensor = settings["stamp_source"] == "sensor"
         width, height = settings["sensor_width"], settings["sensor_height"]
         self._rate = faster_rate(settings, pipeline.spec)
@@ -246,9 +253,8 @@ class EventCamera(Camera):
             drop_duplicates=settings["drop_duplicates"],
             make_filler=pipeline.make_filler if self._rate is None else None,
         )
-        super().__init__(
-            node, name, settings, queue, message_type=message_type, leaf="events", depth=settings["qos_depth"]
-        )
+        depth = settings["qos_depth"]
+        super().__init__(node, name, settings, queue, message_type=message_type, leaf="events", depth=depth, raw=True)
 
     def serve(self, pipeline: DetectionPipeline) -> None:
         """Fill the grids of another model from the next window on; from any thread."""
@@ -282,8 +288,8 @@ class EventCamera(Camera):
             "events beyond a window's bound": windower.overflowed if windower else 0,
         }
 
-    def _windows_of(self, msg: Any) -> Iterable[Window]:
-        packet: Packet = self._to_packet(msg)
+    def _windows_of(self, msg: bytes) -> Iterable[Window]:
+        packet = parse_message(msg, self._message_type)
         self._frame_id = packet.frame_id
         return self.packets.push(packet)
 

@@ -241,8 +241,7 @@ class DetectorNode(LifecycleNode):
         """Stop listening, finish what is queued as far as `budget_s` allows, and forget the streams."""
         self._call_off_swap()
         for camera in self._cameras.values():
-            camera.destroy()
-            camera.flush(budget_s)
+            camera.stop(budget_s, budget_s)
         if self._worker is not None and (lost := self._worker.stop(budget_s)) is not None:
             self.get_logger().error(
                 f"inference did not finish within {budget_s:g} s: {lost} window(s) and the one in hand are lost"
@@ -432,8 +431,7 @@ class DetectorNode(LifecycleNode):
         for name in [name for name in self._cameras if name not in names]:
             camera = self._left[name] = self._cameras[name]  # its last windows are at work
             del self._cameras[name]
-            camera.destroy()
-            camera.flush(0.0)
+            camera.stop(DRAIN_S, 0.0)
             self._queue.put(ResetJob(name))
             self.get_logger().info(f"camera '{name}' has left")
         for name in [name for name in names if name not in self._cameras]:

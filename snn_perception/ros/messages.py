@@ -1,15 +1,13 @@
-"""ROS messages to our values and back. Copies no payload."""
+"""Our values as ROS messages. Event messages that come are parsed by `events.bag_messages`, live as from bags."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from event_camera_msgs.msg import EventPacket
 from geometry_msgs.msg import PoseWithCovariance
-from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     BoundingBox2D,
@@ -24,9 +22,7 @@ from vision_msgs.msg import (
     VisionInfo,
 )
 
-from snn_perception.errors import EventDataError
-from snn_perception.events.pointcloud import layout_from_fields
-from snn_perception.types import Detections, Packet, SensorSize
+from snn_perception.types import Detections, Packet
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -38,53 +34,6 @@ def ns_to_stamp(ns: int) -> Time:
     """Return nanoseconds as a ROS time, held to what its 32-bit seconds can express."""
     sec, nanosec = divmod(max(0, ns), 1_000_000_000)
     return Time(sec=min(sec, 2**31 - 1), nanosec=nanosec)
-
-
-def packet_from_event_packet(msg: EventPacket) -> Packet:
-    """Return an EventPacket as a `Packet` that views the message's payload.
-
-    Raises:
-        EventDataError: for a sensor size that no camera has.
-    """
-    try:
-        size = _sensor_size(msg.height, msg.width)
-    except ValueError as error:
-        raise EventDataError(f"EventPacket seq {msg.seq}: {error}") from None
-    return Packet(
-        data=np.frombuffer(msg.events, np.uint8),
-        encoding=msg.encoding,
-        size=size,
-        seq=msg.seq,
-        time_base=msg.time_base,
-        is_bigendian=msg.is_bigendian,
-        stamp_ns=stamp_to_ns(msg.header.stamp),
-        frame_id=msg.header.frame_id,
-    )
-
-
-@lru_cache(maxsize=16)
-def _sensor_size(height: int, width: int) -> SensorSize:
-    """Return the size of a sensor; a camera states the same one with each packet."""
-    return SensorSize(height, width)
-
-
-def packet_from_point_cloud(msg: PointCloud2) -> Packet:
-    """Return a PointCloud2 as a `Packet` that views the message's payload.
-
-    Raises:
-        EventDataError: for fields that do not fit the points.
-    """
-    fields = [(field.name, field.offset, field.datatype, field.count) for field in msg.fields]
-    layout = layout_from_fields(fields, msg.point_step, msg.width, msg.height, msg.row_step, msg.is_bigendian)
-    return Packet(
-        data=np.frombuffer(msg.data, np.uint8),
-        encoding="pointcloud2",
-        size=None,
-        is_bigendian=msg.is_bigendian,
-        stamp_ns=stamp_to_ns(msg.header.stamp),
-        frame_id=msg.header.frame_id,
-        layout=layout,
-    )
 
 
 def event_packet_from(packet: Packet) -> EventPacket:

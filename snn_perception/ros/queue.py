@@ -126,6 +126,14 @@ class JobQueue:
         """Return whether so many windows of a camera wait that those in front should only be caught up with."""
         return self._would_be_behind(self._count(camera))
 
+    def is_crowded(self, camera: str) -> bool:
+        """Return whether more windows of a camera were in line of late than half of what is kept: some may be lost.
+
+        From any thread.
+        """
+        since_ns = self._crowded_ns.get(camera)
+        return self.policy != "block" and since_ns is not None and time.monotonic_ns() - since_ns < CROWDED_NS
+
     def _would_be_behind(self, waiting: int) -> bool:
         return self.policy == "catch_up" and 2 * waiting > self.size
 
@@ -165,14 +173,9 @@ class JobQueue:
         steady = {
             camera: index
             for camera, index in heads.items()
-            if not self._is_crowded(camera) or self._turn - self._served.get(camera, 0) >= CROWDED_TURNS
+            if not self.is_crowded(camera) or self._turn - self._served.get(camera, 0) >= CROWDED_TURNS
         }
         return steady or heads
-
-    def _is_crowded(self, camera: str) -> bool:
-        """Return whether more windows of a camera were in line of late than half of what is kept: some may be lost."""
-        since_ns = self._crowded_ns.get(camera)
-        return self.policy != "block" and since_ns is not None and time.monotonic_ns() - since_ns < CROWDED_NS
 
     def _heads(self) -> dict[str, int]:
         """Return the place of each camera's first job; a swap concerns them all, so that none has one before it."""
@@ -208,7 +211,7 @@ class JobQueue:
         if self._closed or not self._jobs:
             return
         job = self._jobs[self._next()]
-        if isinstance(job, WindowJob) and self._is_crowded(job.camera):
+        if isinstance(job, WindowJob) and self.is_crowded(job.camera):
             in_line = {camera_of(one.camera) for one in self._jobs if not isinstance(one, SwapJob)}
             others = [cadence for camera, cadence in self._cadences.items() if camera not in in_line]
             wait_ns = self._room.for_others_ns(job.camera, others, time.monotonic_ns())

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
-
-from snn_perception.ros.executing import make_executor
 
 if TYPE_CHECKING:
     from snn_perception.ros.detector_node import DetectorNode
@@ -47,7 +45,7 @@ def run_node(make: Callable[[], DetectorNode], name: str, arguments: list[str]) 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    executor = make_executor()
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     if node.get_parameter("autostart").value:
         started = node.trigger_configure() == TransitionCallbackReturn.SUCCESS

@@ -11,7 +11,7 @@ from tools.bench_node import page
 from tools.node_cameras import CameraLatency
 from tools.node_stages import NETWORK, STAGES, Stopwatch, measure_stages
 from tools.node_support import checkpoint, messages, scene
-from tools.node_transport import WAYS, measure_transport
+from tools.node_transport import RAW, measure_transport
 
 SIZE = {"height": 48, "width": 64}
 
@@ -60,12 +60,12 @@ def test_every_stage_is_measured_and_told(tmp_path):
 
 
 def test_transport_and_cameras_are_told():
-    row = measure_transport(list(WAYS)[-1], SensorSize(48, 64), 20_000, 100, 0.5, int(os.environ["ROS_DOMAIN_ID"]))
+    row = measure_transport(RAW, SensorSize(48, 64), 20_000, 100, 0.5, int(os.environ["ROS_DOMAIN_ID"]))
     assert row.per_second == 100 and row.sent >= row.received > 0 and row.receive_cpu_us > 0
     cameras = [
         CameraLatency("64x48", "native", 0.0, 100, 10.0, 20.0, 0, 0, 0, 1.0, 4.0),
         CameraLatency("64x48", "native", 10.0, 99, 15, 36, 1, 9, 8, 4, 4),
     ]
     text = page({"transport": [row], "cameras": cameras})
-    assert "| raw bytes, empty callback | 100 |" in text
+    assert f"| {RAW} | 100 |" in text
     assert "* 64x48, `native`: 1.80, not kept" in text

@@ -225,16 +225,16 @@ def test_a_camera_may_leave_while_its_windows_are_at_work(bench):
     play(b, publisher, packets(200_000))
     b.spin_until(lambda: len(b.detector._queue) >= 2)
     left, worker = b.detector._cameras["left"], b.detector._worker
-    destroy = left.destroy
+    stop = left.stop
 
-    def while_windows_come_out():
+    def while_windows_come_out(end_s, room_s):
         release.set()
         end = time.monotonic() + 10
         while left.figures.published < 2 and worker.is_running and time.monotonic() < end:
             time.sleep(0.01)
-        destroy()
+        stop(end_s, room_s)
 
-    left.destroy = while_windows_come_out
+    left.stop = while_windows_come_out
     [change] = b.detector.set_parameters([Parameter("cameras", value=["right"])])
     assert change.successful and worker.is_running and left.figures.published >= 2
     assert left.figures.failed_messages == 0

@@ -3,13 +3,14 @@
 import pytest
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from vision_msgs.msg import Detection2DArray
 
 from snn_perception.checkpoint import save_checkpoint
 from snn_perception.cli.replay import main as replay_command
 from snn_perception.detector import build_preset
+from snn_perception.events.bag_messages import EVENT_PACKET, parse_message
 from snn_perception.events.bag_writer import write_bag
-from snn_perception.ros.messages import packet_from_event_packet
 from snn_perception.runtime.detections_file import read_detections
 from snn_perception.runtime.journal import read_journal
 from tests.ros.test_detector_node import boxes, packets, play, refusal
@@ -65,7 +66,7 @@ def test_classes_and_suppression_change_together_while_it_runs_and_the_run_is_re
     at = [entry.kind for entry in entries].index("set")
     changed = {entry.values["name"]: entry.values["value"] for entry in entries[at : at + 3]}
     assert changed == {"classes": ["pedestrian"], "nms_threshold": 0.0, "max_detections": 5}, "before one window"
-    write_bag(tmp_path / "bag", map(packet_from_event_packet, messages))
+    write_bag(tmp_path / "bag", (parse_message(serialize_message(msg), EVENT_PACKET) for msg in messages))
     inputs = [str(checkpoint), str(tmp_path / "bag"), "--journal", str(tmp_path / "run.jsonl")]
     assert replay_command([*inputs, "--detections", str(tmp_path / "again.jsonl")]) == 0
     again = [line.detections for line in read_detections(tmp_path / "again.jsonl")]
