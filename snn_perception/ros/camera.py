@@ -119,6 +119,9 @@ class Camera(ABC):
             )
         # One that sends too much is taken from less often, so that it is less in the way of the others.
         self._receiver = Receiver(node, self._subscription, self._on_message, lambda: queue.is_crowded(name))
+
+    def start(self) -> None:
+        """Begin to receive; what comes of it may be published before this returns."""
         self._receiver.start()
 
     @abstractmethod

@@ -176,7 +176,7 @@ class DetectorNode(LifecycleNode):
         self._kept = {}
         self._worker.start()
         for name in names:
-            self._cameras[name] = self._camera(name)
+            self._listen_to(name)
         self._outlet.describe(self._pipeline.spec)
 
     def _spec(self) -> ModelSpec:
@@ -187,6 +187,10 @@ class DetectorNode(LifecycleNode):
         """Return the names of a camera's states."""
         banks = self._settings["rate_times"] if self._settings["rate_mode"] == "phase_banks" else 1
         return [stream_name(camera, phase) for phase in range(banks)]
+
+    def _listen_to(self, name: str) -> None:
+        self._cameras[name] = self._camera(name)  # before its first window
+        self._cameras[name].start()
 
     def _camera(self, name: str) -> Camera:
         assert self._pipeline is not None and self._registry is not None and self._queue is not None
@@ -437,7 +441,7 @@ class DetectorNode(LifecycleNode):
         for name in [name for name in names if name not in self._cameras]:
             try:
                 self._outlet.join(name)
-                self._cameras[name] = self._camera(name)
+                self._listen_to(name)
             except Exception as error:  # such as QoS overrides that do not exist; the others must not suffer from it
                 self._refuse(f"listen to camera '{name}'", error)
                 continue
