@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -35,11 +34,7 @@ EPOCH_NS = 1_700_000_000_000_000_000
 SCENE = MovingShapes(SIZE, 200_000, seed=3, noise_hz=0)
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,17 @@ def positive_int(text: str) -> int:
 positive_int.__name__ = "positive integer"  # argparse puts it into "invalid ... value"
 
 
+def score_from_0_to_1(text: str) -> float:
+    """Return an option's value as a score (for argparse)."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text}")
+    return value
+
+
+score_from_0_to_1.__name__ = "score"
+
+
 def sensor_size(text: str) -> tuple[int, int]:
     """Return (height, width) of an option's ``WxH`` (for argparse)."""
     width, height = (int(side) for side in text.split("x"))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from snn_perception.cli.common import add_work_options, make_parser, positive_int
+from snn_perception.cli.common import add_work_options, make_parser, positive_int, score_from_0_to_1
 from snn_perception.cli.engine_option import add_engine_option
 from snn_perception.data.window_rule import KINDS
 
@@ -55,7 +55,11 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N recordings")
     parser.add_argument("--max-windows", type=positive_int, metavar="N", help="of each the first N windows")
     parser.add_argument(
-        "--score-threshold", type=_score, default=0.0, metavar="S", help="leave out detections below S (default: 0)"
+        "--score-threshold",
+        type=score_from_0_to_1,
+        default=0.0,
+        metavar="S",
+        help="leave out detections below S (default: 0)",
     )
     parser.add_argument(
         "--steps",
@@ -84,16 +88,6 @@ def parser_of_options() -> argparse.ArgumentParser:
         "--compare", nargs=2, metavar=("A", "B"), help="are two reports comparable (metrics.json), and how differ they?"
     )
     return parser
-
-
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text}")
-    return value
-
-
-_score.__name__ = "score"
 
 
 def _data_option(text: str) -> tuple[str, Any]:

@@ -21,6 +21,7 @@ from snn_perception.cli.common import (
     progress_bar,
     registry_of,
     run,
+    score_from_0_to_1,
     sensor_size,
 )
 from snn_perception.cli.engine_option import add_engine_option, engine_of
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--score-threshold",
-        type=_score,
+        type=score_from_0_to_1,
         default=0.0,
         metavar="S",
         help="leave out detections below S (default: 0; the node's is 0.3)",
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-detections", type=positive_int, metavar="N", help="at most the N best of each window")
     parser.add_argument(
         "--nms-threshold",
-        type=_score,
+        type=score_from_0_to_1,
         metavar="IOU",
         help="suppress a box by a better one of its class at an IoU above this (default: as the model says)",
     )
@@ -165,16 +166,6 @@ def _parser() -> argparse.ArgumentParser:
         help="measure how often the neurons fire (takes some time of each window)",
     )
     return parser
-
-
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must lie in 0..1, got {text}")
-    return value
-
-
-_score.__name__ = "score"
 
 
 def _classes(text: str) -> tuple[str, ...]:
