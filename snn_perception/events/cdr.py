@@ -29,7 +29,11 @@ class CdrReader:
 
     def take(self, code: str) -> int:
         """Return one number, aligned to its own size."""
-        return self.numbers(code)[0]
+        layout = _layout(self._order + code)
+        at = self._at + -self._at % layout.size
+        value: int = layout.unpack_from(self._body, at)[0]
+        self._at = at + layout.size
+        return value
 
     def numbers(self, codes: str) -> tuple[int, ...]:
         """Return numbers of one size that follow each other, aligned to that size."""
@@ -44,7 +48,7 @@ class CdrReader:
         length = self.take("I")
         if length > _MAX_NAME_BYTES:
             raise ValueError(f"a name of {length} bytes")
-        return bytes(self._take_bytes(length)).rstrip(b"\0").decode("utf-8", "replace")
+        return _text(bytes(self._take_bytes(length)))
 
     def payload(self) -> npt.NDArray[np.uint8]:
         """Return a sequence of bytes as a view, uint8 [N]."""
@@ -62,6 +66,12 @@ class CdrReader:
         taken = self._body[self._at : self._at + length]
         self._at += length
         return taken
+
+
+@lru_cache(maxsize=64)
+def _text(stored: bytes) -> str:
+    """Return a stored string; a camera's are the same with each message."""
+    return stored.rstrip(b"\0").decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=64)
