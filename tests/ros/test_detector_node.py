@@ -27,6 +27,7 @@ from snn_perception.types import SensorSize
 from tests.ros.test_live_equals_offline import content
 
 SIZE = SensorSize(240, 304)
+STILL_NS = 50_000_000
 
 
 class Bench:
@@ -86,6 +87,11 @@ def play(bench, publisher, messages):
     for msg in messages:
         publisher.publish(msg)
         bench.executor.spin_once(timeout_sec=0)
+    began_ns = time.monotonic_ns()  # until all of it is taken, or its camera waits for room
+    heard = [camera.figures for camera in bench.detector._cameras.values() if camera.topic == publisher.topic_name]
+    bench.spin_until(
+        lambda: all(time.monotonic_ns() - max(began_ns, figures.last_packet_ns) > STILL_NS for figures in heard)
+    )
 
 
 def boxes(msg):

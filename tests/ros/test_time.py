@@ -186,6 +186,7 @@ def test_a_pause_is_told_while_it_lasts_and_costs_no_state_while_the_sensor_stan
     play(b, publisher, map(event_packet_from, first))
     b.spin_until(lambda: any("no packet on" in s.message and s.level == WARN for s in reports.of(": camera")))
     play(b, publisher, map(event_packet_from, second))
+    b.spin_until(lambda: b.detector._cameras[""].packets.stream.counts.packets == len(first) + len(second))
     b.spin_until(lambda: len(found) >= 20)
     b.spin_until(lambda: int(values_of(reports.last())["windows published"]) >= 20)
     values = values_of(reports.last())
