@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from snn_perception.runtime.stages import (
@@ -79,3 +80,18 @@ def test_the_summary_leaves_out_what_is_not_known():
     assert (told["stage host p50 ms"], told["stage host p95 ms"]) == ("50.000", "95.000")
     assert (told["stage inference p50 ms"], told["stage total p95 ms"]) == ("100.000", "285.000")
     assert list(told)[:2] == ["stage host p50 ms", "stage host p95 ms"] and len(told) == 14
+
+
+def test_the_summary_is_that_of_the_values_which_are_known():
+    rng = np.random.default_rng(3)
+    recent = []
+    for _ in range(97):
+        values = [int(ns) for ns in rng.integers(0, 50 * MS, 8)]
+        sensor, host = (None if rng.random() < 0.3 else ns for ns in values[:2])
+        recent.append(Stages(sensor, host, *values[2:]))
+    told = stage_summary(recent)
+    for name in STAGES:
+        known = [ns / 1e6 for one in recent if (ns := getattr(one, name)) is not None]
+        median, p95 = np.percentile(known, [50, 95])
+        assert (told[f"stage {name} p50 ms"], told[f"stage {name} p95 ms"]) == (f"{median:.3f}", f"{p95:.3f}")
+    assert 40 < sum(one.sensor is not None for one in recent) < 97

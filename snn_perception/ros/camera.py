@@ -117,8 +117,15 @@ class Camera(ABC):
                 qos_overriding_options=overridable(),
                 raw=raw,
             )
-        # One that sends too much is taken from less often, so that it is less in the way of the others.
-        self._receiver = Receiver(node, self._subscription, self._on_message, lambda: queue.is_crowded(name))
+        # One that sends too much is taken from less often, and when nobody else is in need of the processor.
+        self._receiver = Receiver(
+            node,
+            self._subscription,
+            self._on_message,
+            rests=lambda: queue.is_crowded(name),
+            give_way=lambda: queue.give_way(name),
+            has_taken=lambda: queue.has_taken(name),
+        )
 
     def start(self) -> None:
         """Begin to receive; what comes of it may be published before this returns."""

@@ -51,6 +51,7 @@ class Receiver:
         take: called in the receiver's thread with a message (bytes of a raw subscription) and the time at which the
             middleware had it, in nanoseconds since 1970 (0: not known). What it raises is logged; the next one comes.
         rests: asked each time that something has come; when true, more is let come for `REST_S` before it is taken.
+        give_way: called before each message is taken; may wait. has_taken: called when all is taken that has come.
     """
 
     def __init__(
@@ -59,9 +60,12 @@ class Receiver:
         subscription: Subscription,
         take: Callable[[Any, int], None],
         rests: Callable[[], bool] = lambda: False,
+        give_way: Callable[[], None] = lambda: None,
+        has_taken: Callable[[], None] = lambda: None,
     ) -> None:
         self._context: Any = node.context  # its handle is there as long as a node is
-        self._subscription, self._take, self._rests = subscription, take, rests
+        self._subscription, self._take = subscription, take
+        self._rests, self._give_way, self._has_taken = rests, give_way, has_taken
         self._ends = False
         self._wake = GuardCondition(None, None, context=self._context)
         self._thread = threading.Thread(target=self._run, name=f"receive {subscription.topic_name}", daemon=True)
@@ -107,11 +111,17 @@ class Receiver:
                         self._guarded(event.callback, event.take_data())
                 if self._rests():
                     time.sleep(REST_S)
-                while not self._ends and self._take_next():
-                    pass
+                self._take_while(lambda: not self._ends)
         until_s = time.monotonic() + LAST_S
-        while time.monotonic() < until_s and self._context.ok() and self._take_next():
-            pass
+        self._take_while(lambda: time.monotonic() < until_s and self._context.ok())
+
+    def _take_while(self, goes_on: Callable[[], bool]) -> None:
+        """Hand over what has come."""
+        more = True
+        while more and goes_on():
+            self._give_way()
+            more = self._take_next()
+        self._has_taken()
 
     def _take_next(self) -> bool:
         """Hand over a message; return whether there was one."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from snn_perception.ros.cadence import Cadence, Room
+from snn_perception.ros.cadence import FADE, FAR_NS, MOST_PASS, Cadence, Room
 from snn_perception.ros.queue import JobQueue
 from tests.ros.test_queue import job
 from tests.ros.test_queue_batches import Waiter
@@ -43,13 +43,15 @@ def test_it_waits_for_the_first_of_several_and_for_none_of_which_nothing_is_know
     assert Room().for_others_ns("right", others, 100 * MS) == 0, "no step has been measured"
 
 
-def test_each_turn_lets_one_pass():
+def test_each_turn_lets_some_pass_and_no_more():
     made = room()
-    assert made.for_others_ns("right", [cadence(103)], 100 * MS)
-    made.begin("left", 103 * MS)
-    assert made.for_others_ns("right", [cadence(103)], 100 * MS) == 0
-    made.begin("right", 110 * MS)
-    assert made.for_others_ns("right", [cadence(103)], 100 * MS)
+    for _ in range(2):
+        for _ in range(MOST_PASS):
+            assert made.for_others_ns("right", [cadence(103)], 100 * MS)
+            made.begin("left", 103 * MS)
+        assert made.for_others_ns("right", [cadence(103)], 100 * MS) == 0
+        assert made.for_others_ns("rear", [cadence(103)], 100 * MS), "which has let none pass"
+        made.begin("right", 110 * MS)
 
 
 def test_a_long_step_is_remembered_for_a_while():
@@ -57,11 +59,44 @@ def test_a_long_step_is_remembered_for_a_while():
     for _ in range(3):
         made.begin("left", 0)
         made.end(1 * MS)
-    assert made.for_others_ns("right", [cadence(114)], 100 * MS) and not made.for_others_ns(
-        "a", [cadence(115)], 100 * MS
-    )
+    known_ms = 20 * FADE**3
+    assert made.for_others_ns("right", [cadence(100 + known_ms - 0.5)], 100 * MS)
+    assert not made.for_others_ns("a", [cadence(100 + known_ms + 0.5)], 100 * MS)
     made.end(10_000 * MS)
-    assert not made.for_others_ns("a", [cadence(115)], 100 * MS), "nothing was under way"
+    assert not made.for_others_ns("a", [cadence(100 + known_ms + 0.5)], 100 * MS), "nothing was under way"
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "spare_ns"),
+    [((112, 130), 2 * MS), ((130, 112), 2 * MS), ((105,), -5 * MS), ((95, 112), 2 * MS), ((95,), FAR_NS), ((), FAR_NS)],
+)
+def test_what_is_spare_before_the_next_window_of_another(due_ms, spare_ns):
+    assert room().spare_ns([cadence(each) for each in due_ms], 100 * MS) == spare_ns
+
+
+def paced(interval_ms, windows=50):
+    made = Cadence()
+    for k in range(windows):
+        made = made.then(50_000 * k, round(interval_ms * MS * k))
+    return made
+
+
+@pytest.mark.parametrize(("one_ms", "other_ms", "is_faster"), [(5, 50, True), (25, 50, True), (26, 50, False)])
+def test_which_of_two_sends_much_faster(one_ms, other_ms, is_faster):
+    assert paced(one_ms).is_much_faster_than(paced(other_ms)) is is_faster
+    assert not paced(other_ms).is_much_faster_than(paced(one_ms))
+
+
+def test_nobody_is_faster_than_one_whose_pace_is_unknown():
+    assert not paced(5).is_much_faster_than(paced(50, windows=1))
+    assert not paced(5, windows=1).is_much_faster_than(paced(50))
+
+
+def test_windows_that_come_in_bursts_are_as_fast_as_they_are_in_the_mean():
+    made = Cadence()
+    for k in range(400):  # five together, every 25 ms
+        made = made.then(50_000 * k, k // 5 * 25 * MS)
+    assert made.interval_ns == pytest.approx(5 * MS, rel=0.25)
 
 
 def crowded(due_s, policy="drop_oldest", size=3):
@@ -108,6 +143,59 @@ def test_one_that_had_many_a_moment_ago_still_sends_too_much(monkeypatch):
         queue.put(job(k, "left"))
         turns.append(queue.get().camera)
     assert turns == ["right", "left", "left", "right"], "which has two in line, no more than half"
+
+
+class Clock:
+    """A made-up monotonic clock for the queue."""
+
+    def __init__(self, monkeypatch):
+        self.ns = 10**18
+        monkeypatch.setattr("snn_perception.ros.queue.time", SimpleNamespace(monotonic_ns=lambda: self.ns))
+
+    def put(self, queue, camera, k):
+        queue.put(replace(job(k, camera), closed_ns=self.ns))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def flooded(clock, queue, times=10, rounds=12):
+    """Let `right` send so many windows for each of `left`, and nothing be done about any."""
+    for k in range(rounds):
+        clock.put(queue, "left", k)
+        for each in range(times):
+            clock.ns += 50 * MS // times
+            clock.put(queue, "right", times * k + each)
+
+
+def test_one_that_sends_in_real_time_is_not_to_blame_when_its_windows_pile_up(clock):
+    """Were it, the two would take turns from then on, and neither would ever come out of it."""
+    queue = JobQueue(8, "drop_oldest")
+    flooded(clock, queue)
+    assert queue.is_crowded("right") and not queue.is_crowded("left")
+    turns = [queue.get().camera for _ in range(8)]
+    assert turns.count("left") == 6 and turns[-1] == "left"
+
+
+def test_of_cameras_that_send_alike_none_is_to_blame(clock):
+    queue = JobQueue(8, "drop_oldest")
+    flooded(clock, queue, times=1)
+    assert not queue.is_crowded("right") and not queue.is_crowded("left")
+
+
+def test_one_alone_or_beside_one_that_fell_silent_is_compared_with_nobody(clock):
+    queue = JobQueue(8, "drop_oldest")
+    for k in range(8):
+        clock.put(queue, "left", k)
+        clock.ns += 50 * MS
+    assert queue.is_crowded("left")
+    clock.ns += 1100 * MS
+    for k in range(8):
+        clock.ns += 50 * MS
+        clock.put(queue, "right", k)
+    assert queue.is_crowded("right") and not queue.is_crowded("left"), "that was a while ago"
 
 
 def test_the_end_is_not_put_off():

@@ -27,14 +27,14 @@ TIMEOUT_S = 20.0
 class Ears:
     """A node that hears words, sent by itself."""
 
-    def __init__(self, context, take, raw=False, rests=lambda: False, **options):
+    def __init__(self, context, take, raw=False, receive=None, **options):
         self.node, self.called = Node("ears", context=context), []
         qos = QoSProfile(depth=1000)
         self.subscription = self.node.create_subscription(
             String, "words", self.called.append, qos, raw=raw, callback_group=OwnThread(), **options
         )
         self.publisher = self.node.create_publisher(String, "words", qos)
-        self.receiver = Receiver(self.node, self.subscription, take, rests)
+        self.receiver = Receiver(self.node, self.subscription, take, **(receive or {}))
         self.receiver.start()
         until(self.publisher.get_subscription_count)
 
@@ -100,12 +100,32 @@ def test_one_that_is_asked_to_rests_before_it_takes_what_has_come(ears, monkeypa
         real_sleep(seconds)
 
     monkeypatch.setattr(receiving.time, "sleep", sleep)
-    heard = ears(lambda msg, received_ns: events.append(msg.data), rests=lambda: "one" in events)
+    heard = ears(lambda msg, received_ns: events.append(msg.data), receive={"rests": lambda: "one" in events})
     heard.say("one")
     until(lambda: events)
     heard.say("two")
     until(lambda: "two" in events)
     assert events == ["one", receiving.REST_S, "two"]
+
+
+def test_it_gives_way_before_each_message_and_says_when_all_are_taken(ears):
+    events, free = [], threading.Event()
+
+    def give_way():
+        events.append("gives way")
+        free.wait(TIMEOUT_S)
+
+    told = {"give_way": give_way, "has_taken": lambda: events.append("taken")}
+    heard = ears(lambda msg, received_ns: events.append(msg.data), receive=told)
+    heard.say("one", "two")
+    until(lambda: events)
+    assert events == ["gives way"]
+    free.set()
+    until(lambda: "taken" in events and "two" in events)
+    messages = [event for event in events if event not in ("gives way", "taken")]
+    assert messages == ["one", "two"]
+    assert all(events[events.index(msg) - 1] == "gives way" for msg in messages)
+    assert events[events.index("taken") - 1] == "gives way", "it looked whether there was another one"
 
 
 def test_what_a_message_does_does_not_end_it(ears, caplog):
