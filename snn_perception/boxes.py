@@ -5,8 +5,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from snn_perception.suppression import without_rivals
+
+_LOOP_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
+_PIECE = 1024  # candidates whose overlaps with one another are computed at once, on a GPU
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -44,21 +50,54 @@ def clip_boxes(boxes: Tensor, height: float, width: float) -> Tensor:
     return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
 
-def class_wise_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
+def class_wise_nms(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float, limit: int | None = None
+) -> Tensor:
     """Return the indices kept by greedy non-maximum suppression within each class, best score first.
 
     A box is suppressed by a kept box of its class with a higher score and an IoU above `iou_threshold`; equal scores
     keep their input order. Boxes xyxy [N, 4], scores [N], class_ids [N].
+
+    Args:
+        limit: boxes at most; None: all that are left.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes, class_ids = boxes[order], class_ids[order]
-    rivals = (iou_matrix(boxes, boxes) > iou_threshold) & (class_ids[:, None] == class_ids[None, :])
+    limit = len(order) if limit is None else limit
+    if boxes.device.type == "cpu" and boxes.dtype in _LOOP_TYPES:
+        least = np.dtype(_LOOP_TYPES[boxes.dtype]).type(iou_threshold)
+        kept = without_rivals(boxes.detach().numpy(), class_ids.long().numpy(), least, limit)
+        return order[torch.from_numpy(kept)]
+    return order[_without_rivals(boxes, class_ids, iou_threshold, limit)]
+
+
+def _without_rivals(boxes: Tensor, class_ids: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    """Return what `suppression.without_rivals` does, on any device: in pieces, since the overlaps of many thousand
+    candidates with one another would fill the memory."""
+    kept = torch.empty(0, dtype=torch.long, device=boxes.device)
+    for piece in torch.split(torch.arange(len(boxes), device=boxes.device), _PIECE):
+        beaten = _rivals(boxes, class_ids, kept, piece, iou_threshold)
+        alive = piece[~beaten.any(dim=0)]
+        kept = torch.cat([kept, alive[_settled(_rivals(boxes, class_ids, alive, alive, iou_threshold))]])
+        if len(kept) >= limit:
+            break
+    return kept[:limit]
+
+
+def _rivals(boxes: Tensor, class_ids: Tensor, one: Tensor, other: Tensor, iou_threshold: float) -> Tensor:
+    return (iou_matrix(boxes[one], boxes[other]) > iou_threshold) & (class_ids[one][:, None] == class_ids[other][None])
+
+
+def _settled(rivals: Tensor) -> Tensor:
+    """Return which of boxes [N], best first, greedy suppression keeps, given which are rivals [N, N].
+
+    As a fixed point: each pass settles at least one more box of every chain of rivals, and real scenes have short
+    chains, so that a few matrix operations replace a loop over boxes.
+    """
     rivals = rivals.triu(diagonal=1)
-    # Greedy suppression as a fixed point: each pass settles at least one more box of every chain of rivals, and real
-    # scenes have short chains, so a few matrix operations replace a loop over boxes.
-    keep = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    keep = torch.ones(len(rivals), dtype=torch.bool, device=rivals.device)
     while True:
         settled = ~rivals[keep].any(dim=0)
         if torch.equal(settled, keep):
-            return order[keep]
+            return keep
         keep = settled

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from snn_perception.suppression import suppress
 from snn_perception.types import Detections, SensorSize
 
 Array = np.ndarray[Any, Any]
@@ -54,36 +55,6 @@ def select(boxes: Array, scores: Array, rule: Selection, size: SensorSize) -> De
     return Detections(
         np.ascontiguousarray(xyxy, np.float32), score[kept].astype(np.float32), class_id[kept].astype(np.int64)
     )
-
-
-def suppress(boxes: Array, scores: Array, class_ids: Array, iou_threshold: float, limit: int) -> Array:
-    """Return the indices that greedy suppression within each class keeps, at most `limit`, best first.
-
-    Boxes xyxy [N, 4], scores [N], class_ids [N]; equal scores keep their order.
-    """
-    order = np.argsort(-scores, kind="stable")
-    boxes, class_ids = boxes[order], class_ids[order]
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive = np.ones(len(order), bool)
-    kept: list[int] = []
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        if len(kept) == limit:
-            break
-        rest = slice(i + 1, None)
-        beaten = _iou(boxes[i], area[i], boxes[rest], area[rest]) > iou_threshold
-        alive[rest] &= ~(beaten & (class_ids[rest] == class_ids[i]))
-    return order[kept]
-
-
-def _iou(box: Array, area: Any, others: Array, areas: Array) -> Array:
-    width = np.clip(np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0]), 0, None)
-    height = np.clip(np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1]), 0, None)
-    overlap = width * height
-    union = area + areas - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
 
 
 def _candidates(scores: Array, rule: Selection) -> tuple[Array, Array]:

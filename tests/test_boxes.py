@@ -56,6 +56,51 @@ def test_nms_equals_the_greedy_loop(dtype):
     assert suppressed > 1000 and chains > 50
 
 
+def scattered(count, classes, dtype, seed=0):
+    """Random boxes of which many overlap, their scores in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = 100 * torch.rand(count, 2, generator=generator, dtype=dtype)
+    boxes = torch.cat([corner, corner + 5 + 30 * torch.rand(count, 2, generator=generator, dtype=dtype)], dim=1)
+    scores = torch.rand(count, generator=generator, dtype=dtype)
+    return boxes, scores, torch.randint(0, classes, (count,), generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("piece", [7, 1024])
+def test_the_loop_and_the_matrices_decide_alike(dtype, piece, monkeypatch):
+    """A GPU works with matrices, in pieces; here both run on the CPU."""
+    rng = np.random.default_rng(5)
+    for case in range(40):
+        boxes, scores, class_ids = scattered(int(rng.integers(0, 400)), 3, dtype, seed=case)
+        threshold, limit = float(rng.choice([0.0, 0.3, 0.5, 0.65])), int(rng.choice([1, 20, 1000]))
+        by_loop = class_wise_nms(boxes, scores, class_ids, threshold, limit)
+        with monkeypatch.context() as patched:
+            patched.setattr("snn_perception.boxes._LOOP_TYPES", {})
+            patched.setattr("snn_perception.boxes._PIECE", piece)
+            assert torch.equal(class_wise_nms(boxes, scores, class_ids, threshold, limit), by_loop)
+        assert len(by_loop) <= limit and torch.equal(
+            by_loop, class_wise_nms(boxes, scores, class_ids, threshold)[:limit]
+        )
+
+
+def test_what_is_no_number_has_no_rivals(monkeypatch):
+    inf, nan = float("inf"), float("nan")
+    rows = [[0, 0, 4, 4], [nan, 0, 4, 4], [0, 0, 4, nan], [-inf, -inf, inf, inf], [0, 0, inf, 4], [0, 0, 4, 4.1]]
+    boxes, scores = torch.tensor(rows), torch.linspace(1, 0.5, len(rows))
+    kept = class_wise_nms(boxes, scores, torch.zeros(len(rows)), 0.5)
+    assert kept.tolist() == [0, 1, 2, 3, 4]
+    monkeypatch.setattr("snn_perception.boxes._LOOP_TYPES", {})
+    assert torch.equal(class_wise_nms(boxes, scores, torch.zeros(len(rows)), 0.5), kept)
+
+
+def test_of_thousands_only_the_best_are_looked_for():
+    boxes, scores, class_ids = scattered(30_000, 2, torch.float32)
+    kept = class_wise_nms(boxes, scores, class_ids, 0.5, 300)
+    overlaps = iou_matrix(boxes[kept], boxes[kept]).fill_diagonal_(0)
+    assert len(kept) == 300 and not ((overlaps > 0.5) & (class_ids[kept][:, None] == class_ids[kept])).any()
+    assert torch.equal(scores[kept], scores[kept].sort(descending=True).values)
+
+
 def test_nms_of_a_long_chain():
     """Each box overlaps only its neighbours: every second one stays, however long the chain."""
     count = 101

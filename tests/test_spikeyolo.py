@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from snn_perception_plugins.spikeyolo.decoding import candidates, decode_levels, suppress
+from snn_perception_plugins.spikeyolo.decoding import decode_levels
 from snn_perception_plugins.spikeyolo.neuron import COCO_LEAK, GEN1_LEAK, ILIF
 from snn_perception_plugins.spikeyolo.presets import COCO_CLASSES
 from snn_perception_plugins.spikeyolo.units import BorderNorm, ConvNorm, RepConv, SeparableConv, SpikingConv
 from torch import nn
 
 from snn_perception import build_preset
-from snn_perception.boxes import class_wise_nms, iou_matrix
 from snn_perception.cli.plugins import main as plugins_main
 from snn_perception.cost import cost_of, fused_cost_of
 from snn_perception.detector import Detector
@@ -360,22 +359,6 @@ def test_thresholds_may_change_at_any_time(awake):
     assert len(head.decode(raw, size)[0]) == 1
     head.score_threshold = 0.99
     assert len(head.decode(raw, size)[0]) == 0
-
-
-def test_suppression_in_pieces_equals_suppression_at_once():
-    generator = torch.Generator().manual_seed(0)
-    corner = 100 * torch.rand(3000, 2, generator=generator)
-    boxes = torch.cat([corner, corner + 5 + 30 * torch.rand(3000, 2, generator=generator)], dim=1)
-    scores = torch.rand(1500, 2, generator=generator)
-    anchor, class_id, score = candidates(scores, 0.1, 30_000, best_class_only=False)
-    assert len(anchor) > 2048
-    kept = suppress(boxes[anchor], score, class_id, 0.5, 300)
-    whole = class_wise_nms(boxes[anchor], score, class_id, 0.5)
-    assert len(whole) > 300 and torch.equal(kept, whole[:300])
-    unlimited = suppress(boxes[anchor], score, class_id, 0.5, 30_000)
-    assert torch.equal(unlimited, whole)
-    overlaps = iou_matrix(boxes[anchor[kept]], boxes[anchor[kept]]).fill_diagonal_(0)
-    assert not ((overlaps > 0.5) & (class_id[kept][:, None] == class_id[kept])).any()
 
 
 def test_a_network_starts_with_rare_objects(registry):

@@ -11,7 +11,6 @@ from snn_perception.api import Detections, SensorSize, class_wise_nms, clip_boxe
 
 from .points import CLASSES, OBJECTNESS, Points, decode_boxes
 
-_ROUND = 1024  # candidates that enter the suppression at once: its memory grows with their square
 _LOG_SIDE = 10.0  # of a box, in strides: no image is that large, and the exponential must not overflow
 
 
@@ -72,17 +71,6 @@ def boxes_and_scores(rows: Tensor, points: Points) -> tuple[Tensor, Tensor]:
 
 
 def suppressed(found: Found, nms_threshold: float, max_detections: int) -> Found:
-    """Return the first `max_detections` of what class-wise greedy suppression leaves of candidates, best first.
-
-    They enter some at a time, in order, together with what is left of those before: the same as all at once.
-    """
-    kept = torch.empty(0, dtype=torch.long, device=found.class_id.device)
-    for start in range(0, len(found), _ROUND):
-        entering = torch.arange(start, min(start + _ROUND, len(found)), device=kept.device)
-        rivals = torch.cat([kept, entering])
-        rank = -torch.arange(len(rivals), device=kept.device)  # already in order
-        some = found[rivals]
-        kept = rivals[class_wise_nms(some.xyxy, rank, some.class_id, nms_threshold)]
-        if len(kept) >= max_detections:
-            break
-    return found[kept[:max_detections]]
+    """Return the first `max_detections` of what class-wise greedy suppression leaves of candidates, best first."""
+    rank = -torch.arange(len(found), device=found.class_id.device)  # already in order
+    return found[class_wise_nms(found.xyxy, rank, found.class_id, nms_threshold, max_detections)]

@@ -1,4 +1,4 @@
-"""Raw outputs of the head to boxes and scores, and what non-maximum suppression leaves of them."""
+"""Raw outputs of the head to boxes and scores, and which of them are candidates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from snn_perception.api import class_wise_nms, iou_matrix
-
 from .losses import BINS, boxes_at, in_rows, make_anchors
-
-_CHUNK = 1024  # candidates that are compared with one another at a time
 
 
 def decode_levels(levels: Sequence[Tensor], strides: Sequence[int], projection: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,23 +45,3 @@ def candidates(scores: Tensor, threshold: float, limit: int, *, best_class_only:
         score = scores[anchor, class_id]
     order = score.argsort(descending=True, stable=True)[:limit]
     return anchor[order], class_id[order], score[order]
-
-
-def suppress(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Return the indices that greedy suppression within each class keeps, at most `limit`, best first.
-
-    Equal to `class_wise_nms` cut to `limit`, but in pieces, since it takes the first few hundred of up to 30000
-    candidates, whose overlaps with one another would fill the memory.
-
-    Args:
-        boxes: xyxy [N, 4], best score first.
-    """
-    kept = torch.empty(0, dtype=torch.long, device=boxes.device)
-    for chunk in torch.arange(len(boxes), device=boxes.device).split(_CHUNK):
-        beaten = iou_matrix(boxes[kept], boxes[chunk]) > iou_threshold
-        beaten &= class_ids[kept][:, None] == class_ids[chunk][None]
-        alive = chunk[~beaten.any(dim=0)]
-        kept = torch.cat([kept, alive[class_wise_nms(boxes[alive], scores[alive], class_ids[alive], iou_threshold)]])
-        if len(kept) >= limit:
-            break
-    return kept[:limit]

@@ -19,12 +19,13 @@ from snn_perception.api import (
     State,
     Targets,
     beside,
+    class_wise_nms,
     clip_boxes,
     parts_of,
 )
 
 from .blocks import standard_conv
-from .decoding import candidates, decode_levels, suppress
+from .decoding import candidates, decode_levels
 from .losses import BINS, Gains, yolo_loss
 from .units import SpikingConv
 
@@ -144,7 +145,7 @@ class SpikeYOLOHead(nn.Module):
         anchor, class_id, score = candidates(
             scores, threshold, self.max_candidates, best_class_only=self.best_class_only
         )
-        kept = suppress(boxes[anchor], score, class_id, self.nms_threshold, self.max_detections)
+        kept = class_wise_nms(boxes[anchor], score, class_id, self.nms_threshold, self.max_detections)
         xyxy = clip_boxes(boxes[anchor[kept]], size.height, size.width)
         return Detections(
             xyxy.detach().float().cpu().numpy(),

@@ -9,7 +9,7 @@ import struct
 from functools import lru_cache
 
 from snn_perception.errors import EventDataError
-from snn_perception.events.cdr import CdrReader, CdrWriter
+from snn_perception.events.cdr import CdrReader, CdrWriter, aligned, text
 from snn_perception.types import Packet, PointLayout, SensorSize
 
 EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
@@ -97,20 +97,44 @@ def serialize_point_cloud(packet: Packet) -> bytes:
 
 
 def _event_packet(cdr: CdrReader) -> Packet:
-    stamp_ns, frame_id = cdr.stamp_ns(), cdr.string()
-    height, width = cdr.numbers("II")
-    seq, time_base = cdr.numbers("QQ")
-    encoding, is_bigendian = cdr.string(), bool(cdr.take("B"))
+    """Return an EventPacket; a camera sends a thousand a second, so that its head is read in one go."""
+    frame_bytes = cdr.name_bytes_at(_FRAME_AT)
+    encoding_bytes = cdr.name_bytes_at(_second_name_at(frame_bytes))
+    head = cdr.layout(_head_codes(frame_bytes, encoding_bytes))
+    seconds, nanoseconds, _, frame_id, height, width, seq, time_base, _, encoding, is_bigendian, count = cdr.head(head)
     return Packet(
-        data=cdr.payload(),
-        encoding=encoding,
+        data=cdr.bytes_from(head.size, count),
+        encoding=text(encoding),
         size=_sensor_size(height, width),
         seq=seq,
         time_base=time_base,
         is_bigendian=is_bigendian,
-        stamp_ns=stamp_ns,
-        frame_id=frame_id,
+        stamp_ns=seconds * 1_000_000_000 + nanoseconds,
+        frame_id=text(frame_id),
     )
+
+
+_FRAME_AT = 8  # behind the stamp
+
+
+@lru_cache(maxsize=64)
+def _second_name_at(frame_bytes: int) -> int:
+    """Return where the encoding lies: behind frame_id, height and width (4 bytes each), seq and time_base (8 each)."""
+    return aligned(aligned(_FRAME_AT + 4 + frame_bytes, 4) + 8, 8) + 16
+
+
+@lru_cache(maxsize=64)
+def _head_codes(frame_bytes: int, encoding_bytes: int) -> str:
+    """Return the layout of all that is before the payload, as of `struct`, without its byte order."""
+    sides_at = aligned(_FRAME_AT + 4 + frame_bytes, 4)
+    numbers_at, encoding_at = aligned(sides_at + 8, 8), _second_name_at(frame_bytes)
+    flag_at = encoding_at + 4 + encoding_bytes
+    pads = (
+        sides_at - (_FRAME_AT + 4 + frame_bytes),
+        numbers_at - (sides_at + 8),
+        aligned(flag_at + 1, 4) - (flag_at + 1),
+    )
+    return f"iII{frame_bytes}s{pads[0]}xII{pads[1]}xQQI{encoding_bytes}s?{pads[2]}xI"
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,29 @@ class CdrReader:
         length = self.take("I")
         if length > _MAX_NAME_BYTES:
             raise ValueError(f"a name of {length} bytes")
-        return _text(bytes(self._take_bytes(length)))
+        return text(bytes(self._take_bytes(length)))
+
+    def name_bytes_at(self, at: int) -> int:
+        """Return the stored length of a string at a place; the cursor stays."""
+        length: int = _layout(self._order + "I").unpack_from(self._body, at)[0]
+        if length > _MAX_NAME_BYTES:
+            raise ValueError(f"a name of {length} bytes")
+        return length
+
+    def layout(self, codes: str) -> struct.Struct:
+        """Return a layout in the byte order of the message."""
+        return _layout(self._order + codes)
+
+    def head(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """Return the values at the begin of the message; the cursor stays."""
+        return layout.unpack_from(self._body)
+
+    def bytes_from(self, at: int, count: int) -> npt.NDArray[np.uint8]:
+        """Return so many bytes from a place on as a view, uint8 [count]; the cursor stays."""
+        left = len(self._body) - at
+        if count > left:
+            raise ValueError(f"{count} bytes announced, {max(left, 0)} left")
+        return np.frombuffer(self._body, np.uint8, count, at)
 
     def payload(self) -> npt.NDArray[np.uint8]:
         """Return a sequence of bytes as a view, uint8 [N]."""
@@ -68,8 +91,13 @@ class CdrReader:
         return taken
 
 
+def aligned(at: int, size: int) -> int:
+    """Return the first place from `at` on for a number of so many bytes."""
+    return at + -at % size
+
+
 @lru_cache(maxsize=64)
-def _text(stored: bytes) -> str:
+def text(stored: bytes) -> str:
     """Return a stored string; a camera's are the same with each message."""
     return stored.rstrip(b"\0").decode("utf-8", "replace")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from snn_perception.types import DecodedEvents, Losses
+from snn_perception.types import NO_LOSSES, DecodedEvents, Losses
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StreamTally(SimpleNamespace):
             self.lost_packets += lost
             self.sequence_gaps += 1
         self.restarts += restarted
-        if events.losses.total:
+        if events.losses is not NO_LOSSES and events.losses.total:
             self.losses += events.losses
 
     def counts(self) -> StreamCounts:

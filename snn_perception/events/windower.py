@@ -101,6 +101,8 @@ class Windower:
         """
         if decoded.t_reached is None:
             return 0
+        if not len(decoded.leaps) and told_us is not None and self._start_us is not None:
+            return max(0, decoded.t_reached // decoded.us_divisor - told_us)
         gaps = [leap for leap in _leaps_us(decoded) if self._is_gap(leap[1], leap[2])]
         ticks, span_us, done = decoded.us_divisor, 0, 0
         begin = told_us if self._start_us is not None else None
@@ -162,11 +164,13 @@ class Windower:
 
     def _note_loss(self, lossy: bool, events: EventArray, reached_us: int | None) -> None:
         """Mark what may lack events: the open window, and every later one that begins before the next known time."""
-        known_us = int(events.t[0]) if len(events) else reached_us
         self._lossy |= lossy
         self._loss_is_open |= lossy
+        if not self._loss_is_open:
+            return
+        known_us = int(events.t[0]) if len(events) else reached_us
         # A decoder that still waits for time after the loss repeats the time before it: that tells of no end.
-        if self._loss_is_open and known_us is not None and (len(events) or known_us > self._now_us):
+        if known_us is not None and (len(events) or known_us > self._now_us):
             self._lost_until_us, self._loss_is_open = known_us, False
 
     def _is_gap(self, before_us: int, after_us: int) -> bool:
@@ -177,14 +181,14 @@ class Windower:
     def _advance(self, events: EventArray, reached_us: int | None, in_order: bool = False) -> Iterator[EventWindow]:
         """Yield what `events` (no gap among them) and the time reached after them close."""
         if len(events):
-            events = self._in_order(events, in_order)
+            events, first_us = self._in_order(events, in_order)
             if self._start_us is None:
-                self._start_us = int(events.t[0]) // self.stride_us * self.stride_us
-            elif events.t[0] < self._start_us:  # before the data set's start
+                self._start_us = first_us // self.stride_us * self.stride_us
+            elif first_us < self._start_us:  # before the data set's start
                 events = events[int(np.searchsorted(events.t, self._start_us)) :]
         while len(events):
             assert self._start_us is not None
-            if events.t[-1] < self._start_us + self.stride_us:
+            if self._now_us < self._start_us + self.stride_us:  # the last one's time
                 self._take(events)
                 break
             cut = int(np.searchsorted(events.t, self._start_us + self.stride_us))
@@ -197,13 +201,15 @@ class Windower:
         while self._start_us is not None and self._now_us >= self._start_us + self.stride_us:
             yield self._close()
 
-    def _in_order(self, events: EventArray, in_order: bool) -> EventArray:
-        """Return the events with time that never runs backwards, and note the time they reach."""
-        if not in_order or events.t[0] < self._now_us:
+    def _in_order(self, events: EventArray, in_order: bool) -> tuple[EventArray, int]:
+        """Return the events with time that never runs backwards, and that of the first; note the time they reach."""
+        first_us = int(events.t[0])
+        if not in_order or first_us < self._now_us:
             events, moved = moved_up(events, self._now_us)
             self.disordered += moved
+            first_us = int(events.t[0])
         self._now_us = int(events.t[-1])
-        return events
+        return events, first_us
 
     def _take(self, events: EventArray) -> None:
         """Add events, at least one, to the open window."""

@@ -84,14 +84,20 @@ class WordDecoder:
         full = len(columns[3]) - k.MARGIN
         while True:
             start = self.run(words, start, columns, size)
-            if state[k.TRIGGERS]:
-                self._told[0].append(self._triggers[: state[k.TRIGGERS]].copy())
-            if state[k.LEAPS]:
-                self._told[1].append(self._leaps[: state[k.LEAPS]].copy())
-            state[k.TRIGGERS] = state[k.LEAPS] = 0
-            check_mark_count(_MARKS * max(map(len, self._told)))
+            if state[k.TRIGGERS] or state[k.LEAPS]:
+                self._keep_marks()
             if start == len(words) or state[k.EVENTS] > full or state[k.EPOCH] >= state[k.UNTIL]:
                 return start
+
+    def _keep_marks(self) -> None:
+        """Take what the inner loop told of trigger edges and leaps out of its way."""
+        k, state = self.kernels, self._state
+        if state[k.TRIGGERS]:
+            self._told[0].append(self._triggers[: state[k.TRIGGERS]].copy())
+        if state[k.LEAPS]:
+            self._told[1].append(self._leaps[: state[k.LEAPS]].copy())
+        state[k.TRIGGERS] = state[k.LEAPS] = 0
+        check_mark_count(_MARKS * max(map(len, self._told)))
 
     def run(self, words: Words, start: int, columns: Columns, size: SensorSize) -> int:
         """Call the inner loop once; return where it stopped, also for want of room for triggers or leaps."""

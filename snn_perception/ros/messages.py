@@ -8,6 +8,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from event_camera_msgs.msg import EventPacket
 from geometry_msgs.msg import PoseWithCovariance
+from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     BoundingBox2D,
@@ -22,6 +23,8 @@ from vision_msgs.msg import (
     VisionInfo,
 )
 
+from snn_perception.errors import SnnPerceptionError
+from snn_perception.runtime.detection_messages import serialize_detections
 from snn_perception.types import Detections, Packet
 
 
@@ -72,6 +75,26 @@ def to_detection2d_array(
         )
         found.append(Detection2D(header=header, results=[hypothesis], bbox=box, id=""))
     return Detection2DArray(header=header, detections=found)
+
+
+def require_layout() -> None:
+    """See that detections serialized without ROS are messages of the installed `vision_msgs`.
+
+    Raises:
+        SnnPerceptionError: if they are not: a middleware would send bytes that no subscriber can read.
+    """
+    classes, stamp_ns = ("car", "two-wheeler"), 3_000_000_007
+    two = Detections(
+        np.array([[1, 2, 4, 8], [3, 5, 9, 17]], np.float32), np.array([0.5, 0.25], np.float32), np.array([1, 0]), 0
+    )
+    header = Header(stamp=ns_to_stamp(stamp_ns), frame_id="camera")
+    expected = to_detection2d_array(two, header, classes, class_names=True)
+    sent = serialize_detections(two, stamp_ns, frame_id=header.frame_id, class_names=classes)
+    if len(sent) != len(serialize_message(expected)) or deserialize_message(sent, Detection2DArray) != expected:
+        raise SnnPerceptionError(
+            "the installed vision_msgs has another Detection2DArray than vision_msgs 4; install that of your ROS "
+            "distribution (Humble or later) and see what 'doctor' says"
+        )
 
 
 def from_detection2d_array(msg: Detection2DArray) -> Detections:

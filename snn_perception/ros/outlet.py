@@ -13,10 +13,11 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
 
 from snn_perception.ros.debug_images import DebugImages
-from snn_perception.ros.messages import ns_to_stamp, to_detection2d_array, to_label_info, to_vision_info
+from snn_perception.ros.messages import ns_to_stamp, require_layout, to_label_info, to_vision_info
 from snn_perception.ros.qos import overridable, overrides_of
 from snn_perception.ros.results import WindowResult
 from snn_perception.ros.timing import timing_message
+from snn_perception.runtime.detection_messages import serialize_detections
 from snn_perception.runtime.stages import Stages
 from snn_perception.spec import ModelSpec
 
@@ -28,9 +29,13 @@ class Outlet:
 
     Args:
         settings: the node's, read at each message.
+
+    Raises:
+        SnnPerceptionError: if the installed `vision_msgs` has other fields than the messages that are sent.
     """
 
     def __init__(self, node: LifecycleNode, cameras: Sequence[str], settings: Mapping[str, Any]) -> None:
+        require_layout()
         self._node, self._settings = node, settings
         self._detections: dict[str, Any] = {}
         self._timing: dict[str, Any] = {}
@@ -74,12 +79,13 @@ class Outlet:
     def publish(self, result: WindowResult) -> Stages:
         """Send the detections of a window, and what it took if somebody listens; returns the latter."""
         job = result.job
-        header = Header(stamp=ns_to_stamp(job.stamp_ns), frame_id=job.frame_id)
-        class_names = self._settings["class_id_format"] == "name"
-        msg = to_detection2d_array(result.detections, header, result.spec.classes, class_names=class_names)
-        self._detections[job.camera].publish(msg)
+        class_names = result.spec.classes if self._settings["class_id_format"] == "name" else None
+        self._detections[job.camera].publish(
+            serialize_detections(result.detections, job.stamp_ns, frame_id=job.frame_id, class_names=class_names)
+        )
         stages = result.stages(time.monotonic_ns())
         if self._timing[job.camera].get_subscription_count():
+            header = Header(stamp=ns_to_stamp(job.stamp_ns), frame_id=job.frame_id)
             self._timing[job.camera].publish(timing_message(result, stages, header))
         self._debug_images.offer(result)
         return stages

@@ -22,7 +22,7 @@ from snn_perception.events.rosbag2 import BagRecording
 from snn_perception.events.whole_bag import LONE_SUFFIX, WholeBag, check_absent, check_topic, typestore
 from snn_perception.images.messages import IMAGE
 from snn_perception.images.recording import ImageBag, ImageRecording
-from snn_perception.runtime.detection_messages import DETECTION_ARRAY, VISION_DEFINITIONS, DetectionSerializer
+from snn_perception.runtime.detection_messages import DETECTION_ARRAY, VISION_DEFINITIONS, serialize_detections
 from snn_perception.runtime.replay import Replayed
 from snn_perception.types import EventArray, EventWindow, Packet, SensorSize
 
@@ -88,7 +88,7 @@ class ReplayBag:
         self._source = recording if isinstance(recording, (BagRecording, ImageBag)) else None
         self._input_type = _input_type(recording)
         frame_id = recording.first.frame_id if isinstance(recording, ImageRecording) else recording.frame_id
-        self._serializer = DetectionSerializer(types, frame_id=frame_id)
+        self._frame_id = frame_id
         self._encoder: _WindowEncoder | None = None
         if isinstance(recording, Recording) and self._source is None:
             self._encoder = _WindowEncoder(recording.size, stride_us, recording.frame_id)
@@ -121,7 +121,8 @@ class ReplayBag:
                 self._copy(StoredMessage(packet.stamp_ns, serialize_event_packet(packet)))
         stamp_ns = step.window.t_end_us * 1000
         log_time_ns = self._log_time_ns if self._source is not None else stamp_ns
-        self._bag.write(self._detections_topic, log_time_ns, self._serializer.serialize(step.detections, stamp_ns))
+        message = serialize_detections(step.detections, stamp_ns, frame_id=self._frame_id)
+        self._bag.write(self._detections_topic, log_time_ns, message)
         self.detection_messages += 1
 
     def _copy(self, message: StoredMessage) -> None:

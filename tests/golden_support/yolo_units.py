@@ -6,12 +6,12 @@ import re
 
 import numpy as np
 import torch
-from snn_perception_plugins.spikeyolo.decoding import candidates, suppress
+from snn_perception_plugins.spikeyolo.decoding import candidates
 from snn_perception_plugins.spikeyolo.neuron import COCO_LEAK, GEN1_LEAK
 from snn_perception_plugins.spikeyolo.units import BorderNorm
 from torch import nn
 
-from snn_perception.boxes import cxcywh_to_xyxy
+from snn_perception.boxes import class_wise_nms, cxcywh_to_xyxy
 from snn_perception.registry import Registry
 from snn_perception.spike_driven import BinarySteps, binary_steps
 from tests.golden_support.vectors import Vector, golden_fill
@@ -99,7 +99,7 @@ def _check_suppression(vector: Vector) -> None:
             continue
         threshold, iou, best_only = float(wanted[2]), float(wanted[3]), wanted[4] is None
         anchor, class_id, score = candidates(scores, threshold, 30_000, best_class_only=best_only)
-        kept = suppress(boxes[anchor], score, class_id, iou, 300)
+        kept = class_wise_nms(boxes[anchor], score, class_id, iou, 300)
         assert 0 < len(kept) < len(anchor), "a suppression that suppresses nothing proves nothing"
         rows = [boxes[anchor[kept]], score[kept, None], class_id[kept, None].to(boxes)]
         vector.compare(name, torch.cat(rows, dim=1))
