@@ -38,6 +38,7 @@ def test_a_run_over_the_turn_of_the_clock_loses_nothing(pipeline, registry):
     assert (last.sensor_s, last.windows, report.losses) == (20.0, 800, 0)
     assert last.detections > 800 and report.silent_windows < 40
     assert [look.windows for look in report.looks] == list(range(100, 900, 100))
+    assert (last.yards, report.looks[0].yards) == (100, 12) and 0 < last.yard_cpu_s < last.cpu_s
     assert not [fault for fault in report.faults() if "CPU" not in fault], "time is that of a shared machine"
 
 
@@ -77,6 +78,7 @@ def looks(count=40, **last):
         moved = {name: getattr(steady, name) + (end - getattr(steady, name)) * k / count for name, end in last.items()}
         moved = {name: int(value) if name in ("threads", "files") else value for name, value in moved.items()}
         at = {"sensor_s": 60.0 * k, "windows": 1000 * k, "detections": 5000 * k, "cpu_s": 2.0 * k}
+        at |= {"yards": 125 * k, "yard_cpu_s": 0.5 * k}
         found.append(replace(steady, **at | moved))
     return tuple(found)
 
@@ -99,6 +101,9 @@ def test_limits(changed, words):
 def test_slower_windows_silence_and_losses_are_faults():
     slower = tuple(replace(look, cpu_s=look.cpu_s * (1 + 0.005 * k)) for k, look in enumerate(looks()))
     assert any("CPU time per window changed by +" in fault for fault in SoakReport(4, slower, 0, 0).faults())
+    tired = tuple(replace(look, yard_cpu_s=look.yard_cpu_s * (1 + 0.005 * k)) for k, look in enumerate(slower))
+    tired_machine = SoakReport(4, tired, 0, 0)
+    assert not tired_machine.faults() and tired_machine.clock_drift > 0.05, "all else took longer as well"
     assert any("without detections" in fault for fault in SoakReport(4, looks(), 30_000, 0).faults())
     assert any("3 packets or events were lost" in fault for fault in SoakReport(4, looks(), 0, 3).faults())
 
