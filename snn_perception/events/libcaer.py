@@ -6,7 +6,7 @@ import numpy as np
 
 from snn_perception.events import libcaer_kernels as k
 from snn_perception.events.leaps import KnownTime
-from snn_perception.events.payload import check_event_count, records, sensor_size, time_base, trimmed
+from snn_perception.events.payload import all_trimmed, check_event_count, records, sensor_size, time_base
 from snn_perception.types import I64, JITTER_US, LEAP_US, DecodedEvents, Losses, Packet
 
 ROLL_OVER_US = 1 << 31
@@ -92,10 +92,7 @@ class LibcaerCmpDecoder:
             state[k.LEAPS] = 0
         outside, unknown, unsynced, n = state[k.OUTSIDE : k.EVENTS + 1].tolist()
         return DecodedEvents(
-            trimmed(x, n),
-            trimmed(y, n),
-            trimmed(p, n),
-            trimmed(t, n),
+            *all_trimmed((x, y, p, t), n),
             size,
             self.time_unit,
             t_reached=self._t_reached(base),

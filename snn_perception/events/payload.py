@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snn_perception.errors import EventDataError
-from snn_perception.types import Packet, SensorSize
+from snn_perception.types import I64, U8, U16, Packet, SensorSize
 
 MAX_PACKET_BYTES = 1 << 26  # drivers cut packets by time, at some milliseconds; this is a tenth of a saturated second
 MAX_PACKET_EVENTS = 1 << 26  # 0.8 GiB decoded; EVT3 vectors hold up to 6 events per byte, so bytes alone bound little
@@ -49,7 +49,9 @@ def records(packet: Packet, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], int
 
     `dtype` is the unsigned integer of one record; its byte order is that of the packet.
     """
-    data, native = np.ascontiguousarray(packet.data), np.dtype(dtype)
+    data, native = packet.data, np.dtype(dtype)
+    if not data.flags.c_contiguous:
+        data = np.ascontiguousarray(data)
     ragged = len(data) % native.itemsize
     words = (data[:-ragged] if ragged else data).view(native)
     if packet.is_bigendian != (sys.byteorder == "big"):
@@ -76,6 +78,14 @@ def check_mark_count(marks: int) -> None:
             f"expected at most {MAX_PACKET_MARKS} trigger edges and leaps of time in one piece, got more; "
             "the data is damaged or hostile"
         )
+
+
+def all_trimmed(columns: tuple[U16, U16, U8, I64], count: int) -> tuple[U16, U16, U8, I64]:
+    """Return the first `count` rows of columns of one length, as `trimmed` does."""
+    x, y, p, t = columns
+    if 2 * count < len(x):
+        return x[:count].copy(), y[:count].copy(), p[:count].copy(), t[:count].copy()
+    return x[:count], y[:count], p[:count], t[:count]
 
 
 def trimmed(column: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from snn_perception.errors import EventDataError
 from snn_perception.events.intervals import Columns
 from snn_perception.events.leaps import KnownTime
-from snn_perception.events.payload import MAX_TIME_BASE, check_event_count, sensor_size, trimmed
+from snn_perception.events.payload import MAX_TIME_BASE, all_trimmed, check_event_count, sensor_size
 from snn_perception.events.point_kernels import unpack
 from snn_perception.events.point_layout import POINT, fields_of, layout_from_fields, pack_points
 from snn_perception.types import I64, U8, DecodedEvents, Losses, Packet, PointLayout, SensorSize
@@ -130,7 +130,7 @@ def _our_columns(points: npt.NDArray[Any], size: SensorSize, stamp_ns: int) -> t
     data = points.view(np.uint8)
     data.flags.writeable = False  # one type for the compiled kernel, whatever the source
     kept = unpack(data, size.width, size.height, stamp_ns, x, y, p, t)
-    return (trimmed(x, kept), trimmed(y, kept), trimmed(p, kept), trimmed(t, kept)), n - kept
+    return all_trimmed((x, y, p, t), kept), n - kept
 
 
 def _columns(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snn_perception.events.payload import check_event_count, check_mark_count, records, sensor_size, trimmed
+from snn_perception.events.payload import all_trimmed, check_event_count, check_mark_count, records, sensor_size
 from snn_perception.types import I64, NO_LOSSES, U8, U16, DecodedEvents, Losses, Packet, SensorSize, Triggers
 
 Columns = tuple[U16, U16, U8, I64]
@@ -119,13 +119,10 @@ class WordDecoder:
         k = self.kernels
         started = self._state[k.STARTED]
         outside, unknown, unsynced, fell, n, _, _, reached = self._state[k.OUTSIDE : k.UNTIL].tolist()
-        x, y, p, t = columns
+        columns = all_trimmed(columns, n)
         losses = Losses(outside, unknown, unsynced, ragged) if outside or unknown or unsynced or ragged else NO_LOSSES
         return DecodedEvents(
-            trimmed(x, n),
-            trimmed(y, n),
-            trimmed(p, n),
-            trimmed(t, n),
+            *columns,
             size,
             self.time_unit,
             t_reached=reached if started else None,

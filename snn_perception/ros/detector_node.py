@@ -461,6 +461,8 @@ class DetectorNode(LifecycleNode):
 
     def _on_diagnostics(self) -> None:
         try:
+            if self._queue is not None:
+                self._queue.wait_for_a_moment()  # it takes a tenth of a window's time
             self._follow_swap()
             self._report()
         except Exception as error:  # a report that fails must not end detection

@@ -44,6 +44,10 @@ class GivingWay:
         if not self._clear.wait(HOLD_S):
             self._free_until_s[camera] = time.monotonic() + HOLD_S
 
+    def wait_for_a_moment(self) -> None:
+        """Wait while such a window is in hand, for `HOLD_S` at most; from any thread."""
+        self._clear.wait(HOLD_S)
+
     def is_done(self, camera: str) -> None:
         """Note that a camera has nothing more to take."""
         if camera in self._behind:

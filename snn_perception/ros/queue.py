@@ -148,6 +148,10 @@ class JobQueue:
         if self.is_crowded(camera):
             self._way.wait(camera)
 
+    def wait_for_a_moment(self) -> None:
+        """Wait a little while a window is in hand: for work that can be done then or later. From any thread."""
+        self._way.wait_for_a_moment()
+
     def has_taken(self, camera: str) -> None:
         """Note that all is taken that has come of a camera, from the same thread."""
         self._way.is_done(camera)

@@ -69,6 +69,17 @@ def test_it_waits_no_longer_than_is_said_and_then_for_as_long_for_nobody(way, mo
     assert other.comes_back()
 
 
+def test_what_can_be_done_later_waits_for_the_end_of_a_window_and_nobody_waits_for_it(way, patient):
+    way.wait_for_a_moment()
+    way.begin()
+    waiting = Caller(way.wait_for_a_moment)
+    assert waiting.is_waiting()
+    way.end()
+    assert waiting.comes_back()
+    with way._changed:
+        way.let_take(lambda: False, TIMEOUT_S)
+
+
 def test_what_had_to_wait_is_taken_before_the_next_window(way, patient):
     changed = way._changed
 
