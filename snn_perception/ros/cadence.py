@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 FADE = 0.95  # of a long step's weight, with each shorter one after it
 SMOOTH = 0.95  # of what is known of a camera's pace, with each window
+PAUSE_NS, PAUSE_STEPS = 1_000_000_000, 4  # without windows, and that many steps: a pause
 MOST_PASS = 3  # windows that one which sends too much lets pass before it has its turn whatever is due
 FAR_NS = 1_000_000_000
 MORE = 2.0  # times as many windows as another camera's are too many
@@ -31,9 +32,11 @@ class Cadence:
         """Return the cadence after one more window."""
         if self.last_us is None:
             return Cadence(end_us, 0, closed_ns)
-        passed_ns = float(closed_ns - self.closed_ns)
+        step_us, passed_ns = end_us - self.last_us, float(closed_ns - self.closed_ns)
+        if passed_ns > max(PAUSE_NS, PAUSE_STEPS * 1000 * (self.step_us or step_us)):
+            return Cadence(end_us, step_us, closed_ns, self.interval_ns)  # a pause tells nothing about the pace
         known_ns = passed_ns if self.interval_ns is None else self.interval_ns
-        return Cadence(end_us, end_us - self.last_us, closed_ns, SMOOTH * known_ns + (1 - SMOOTH) * passed_ns)
+        return Cadence(end_us, step_us, closed_ns, SMOOTH * known_ns + (1 - SMOOTH) * passed_ns)
 
     def is_much_faster_than(self, other: Cadence) -> bool:
         """Return whether `MORE` times as many windows came of late; not while either's pace is unknown."""
@@ -88,15 +91,21 @@ class Room:
         due = [one.due_ns for one in others if one.due_ns is not None and one.due_ns > now_ns]
         return min(due) - now_ns - round(self._step_ns) if due else FAR_NS
 
-    def for_others_ns(self, camera: str, others: Iterable[Cadence], now_ns: int) -> int:
+    def for_others_ns(
+        self, camera: str, others: Iterable[Cadence], now_ns: int, *, whatever_is_due: bool = False
+    ) -> int:
         """Return for how long to wait for the next of other cameras' windows, 0 if none is due within a step.
 
         One that is late is waited for a little: half a step.
+
+        Args:
+            whatever_is_due: wait for one that is due later, too, and as often as that: there is something better to do
+                than a step.
         """
-        late_ns = round(self._step_ns / 2)
+        late_ns, reach_ns = round(self._step_ns / 2), FAR_NS if whatever_is_due else self._step_ns
         due = [one.due_ns for one in others if one.due_ns is not None]
-        soon = [due_ns for due_ns in due if now_ns - late_ns < due_ns < now_ns + self._step_ns]
-        if not soon or self._let_pass[camera] >= MOST_PASS:
+        soon = [due_ns for due_ns in due if now_ns - late_ns < due_ns < now_ns + reach_ns]
+        if not soon or (self._let_pass[camera] >= MOST_PASS and not whatever_is_due):
             return 0
-        self._let_pass[camera] += 1
+        self._let_pass[camera] += not whatever_is_due
         return min(soon) + late_ns - now_ns

@@ -122,7 +122,7 @@ class Camera(ABC):
             node,
             self._subscription,
             self._on_message,
-            rests=lambda: queue.is_crowded(name),
+            rests=lambda: queue.was_behind(name),
             give_way=lambda: queue.give_way(name),
             has_taken=lambda: queue.has_taken(name),
         )

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-HOLD_S = 0.05  # nobody waits longer than that at a time, and then for as long for nobody
+HOLD_S, FREE_S = 0.4, 0.1  # so long one waits at most until it has taken all, and then for so long for nobody
+MOMENT_S = 0.05  # so long waits at most what can be done later
 SLICE_S = 0.01  # for so long what has come meanwhile may be taken before the next window
 
 
@@ -26,6 +27,7 @@ class GivingWay:
         self._clear = threading.Event()
         self._clear.set()
         self._behind: set[str] = set()
+        self._since_s: dict[str, float] = {}  # of those that are behind, when that began
         self._free_until_s: dict[str, float] = {}
 
     def begin(self) -> None:
@@ -37,16 +39,23 @@ class GivingWay:
         self._clear.set()
 
     def wait(self, camera: str) -> None:
-        """Wait while such a window is in hand, for `HOLD_S` at most; each camera from one thread."""
-        if self._clear.is_set() or time.monotonic() < self._free_until_s.get(camera, 0.0):
+        """Wait while such a window is in hand; each camera from one thread.
+
+        For `HOLD_S` since it first had to, however many windows that were: were each message to wait anew, windows that
+        follow closely on one another would let one message through between two of them.
+        """
+        now_s = time.monotonic()
+        if self._clear.is_set() or now_s < self._free_until_s.get(camera, 0.0):
             return
-        self._behind.add(camera)
-        if not self._clear.wait(HOLD_S):
-            self._free_until_s[camera] = time.monotonic() + HOLD_S
+        if camera not in self._behind:
+            self._since_s[camera] = now_s
+            self._behind.add(camera)
+        if not self._clear.wait(max(0.0, self._since_s[camera] + HOLD_S - now_s)):
+            self._since_s[camera] = self._free_until_s[camera] = time.monotonic() + FREE_S
 
     def wait_for_a_moment(self) -> None:
-        """Wait while such a window is in hand, for `HOLD_S` at most; from any thread."""
-        self._clear.wait(HOLD_S)
+        """Wait while such a window is in hand, for `MOMENT_S` at most; from any thread."""
+        self._clear.wait(MOMENT_S)
 
     def is_done(self, camera: str) -> None:
         """Note that a camera has nothing more to take."""
@@ -55,7 +64,11 @@ class GivingWay:
                 self._behind.discard(camera)
                 self._changed.notify_all()
 
-    def let_take(self, is_enough: Callable[[], bool], most_s: float) -> None:
-        """Wait until those have taken what had to wait, or until it `is_enough`; `SLICE_S` and `most_s` at most."""
+    def let_take(self, is_enough: Callable[[], bool], most_s: float) -> bool:
+        """Wait until those have taken what had to wait, or until it `is_enough`; `SLICE_S` and `most_s` at most.
+
+        Returns whether they have.
+        """
         if self._behind and most_s > 0:
             self._changed.wait_for(lambda: not self._behind or is_enough(), min(SLICE_S, most_s))
+        return not self._behind

@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Literal
 
 from snn_perception.ros.cadence import Cadence, Room
+from snn_perception.ros.crowding import Crowding
 from snn_perception.ros.giving_way import GivingWay
 from snn_perception.ros.jobs import Job, SwapJob, WindowJob
 from snn_perception.runtime.rates import camera_of
 from snn_perception.runtime.stream import CarriedGaps
 
 CROWDED_TURNS = 4
-# For so long a camera counts as one that sends too much: while it is caught up with, it has less in line at times.
-CROWDED_NS = 1_000_000_000
 OverloadPolicy = Literal["catch_up", "drop_oldest", "block"]
 
 
@@ -25,9 +24,9 @@ class JobQueue:
     """Jobs of each camera in order, cameras in turn.
 
     At most `size` windows of each camera wait, and the camera that was served longest ago comes next. One that sends
-    too much, with more than half as many in line of late and windows much faster than those of another, comes every
-    `CROWDED_TURNS` turns while there are others, lets a window pass that is due within a step (`Room`), and takes no
-    messages meanwhile (`GivingWay`). Where a dropped window was the first after an interruption, the next one of its
+    too much, with more than half as many in line of late and windows much faster than those of another, comes after
+    `CROWDED_TURNS` turns of others if there are any, lets a window pass that is due within a step (`Room`), and takes
+    no messages meanwhile (`GivingWay`). Where a dropped window was the first after an interruption, the next one of its
     stream tells of that.
 
     Attributes:
@@ -47,7 +46,7 @@ class JobQueue:
         self._served: dict[str, int] = {}  # camera -> its last turn
         self._cadences: dict[str, Cadence] = {}  # of each camera, dropped windows too
         self._room, self._way = Room(), GivingWay(self._changed)
-        self._crowded_ns: dict[str, int] = {}  # camera -> when more than half of its room was last taken
+        self._crowding = Crowding()
         self._gaps = CarriedGaps()
 
     def put(self, job: Job, timeout_s: float | None = None) -> int:
@@ -71,8 +70,8 @@ class JobQueue:
                 if job.peek_at_us is None:
                     cadence = self._cadences.get(job.camera, Cadence())
                     self._cadences[job.camera] = cadence.then(job.window.t_end_us, job.closed_ns)
-                if 2 * self._count(job.camera) > self.size and self._is_faster_than_others(job.camera):
-                    self._crowded_ns[job.camera] = time.monotonic_ns()
+                if 2 * self._count(job.camera) > self.size:
+                    self._crowding.note(job.camera, self._cadences)
             self._jobs.append(job)
             self._changed.notify_all()
         return dropped
@@ -110,7 +109,7 @@ class JobQueue:
                     cameras.add(jobs[-1].camera)  # type: ignore[union-attr]  # it is a window
             self._changed.notify_all()
             self._room.begin(first.camera if isinstance(first, WindowJob) else None, time.monotonic_ns())
-            if self._has_steady():
+            if self._crowding.sends_well(self._cadences):
                 self._way.begin()
             return jobs
 
@@ -132,13 +131,12 @@ class JobQueue:
         return self._would_be_behind(self._count(camera))
 
     def is_crowded(self, camera: str) -> bool:
-        """Return whether a camera sends too much: more of its windows were in line of late than half of what is kept,
-        and they come much faster than those of another camera, if there is one. From any thread.
+        """Return whether a camera is behind of late and sends more than others (`Crowding`); from any thread."""
+        return self.policy != "block" and self._crowding.sends_too_much(camera)
 
-        Windows of all cameras cover the same time, so that of cameras which send in real time none is to blame.
-        """
-        since_ns = self._crowded_ns.get(camera)
-        return self.policy != "block" and since_ns is not None and time.monotonic_ns() - since_ns < CROWDED_NS
+    def was_behind(self, camera: str) -> bool:
+        """Return whether more windows of a camera were in line of late than half of what is kept; from any thread."""
+        return self.policy != "block" and self._crowding.is_behind(camera)
 
     def give_way(self, camera: str) -> None:
         """Wait a little, if a camera sends too much and others do not, while a window is in hand.
@@ -155,16 +153,6 @@ class JobQueue:
     def has_taken(self, camera: str) -> None:
         """Note that all is taken that has come of a camera, from the same thread."""
         self._way.is_done(camera)
-
-    def _has_steady(self) -> bool:
-        """Return whether a camera has sent of late, and not too much."""
-        since_ns = time.monotonic_ns() - CROWDED_NS
-        return any(one.closed_ns > since_ns and not self.is_crowded(name) for name, one in self._cadences.items())
-
-    def _is_faster_than_others(self, camera: str) -> bool:
-        cadence, since_ns = self._cadences.get(camera), time.monotonic_ns() - CROWDED_NS
-        others = [one for name, one in self._cadences.items() if name != camera and one.closed_ns > since_ns]
-        return not others or (cadence is not None and any(cadence.is_much_faster_than(one) for one in others))
 
     def _would_be_behind(self, waiting: int) -> bool:
         return self.policy == "catch_up" and 2 * waiting > self.size
@@ -243,12 +231,12 @@ class JobQueue:
         if self._closed or not self._jobs:
             return
         job = self._jobs[self._next()]
-        if isinstance(job, WindowJob) and self.is_crowded(job.camera):
+        if isinstance(job, WindowJob) and self.is_crowded(job.camera) and not self._has_other_than(job.camera):
             in_line = {camera_of(one.camera) for one in self._jobs if not isinstance(one, SwapJob)}
             others = [cadence for camera, cadence in self._cadences.items() if camera not in in_line]
             spare_ns = self._room.spare_ns(others, time.monotonic_ns())
-            self._way.let_take(lambda: self._has_other_than(job.camera), spare_ns / 1e9)
-            wait_ns = self._room.for_others_ns(job.camera, others, time.monotonic_ns())
+            has_taken = self._way.let_take(lambda: self._has_other_than(job.camera), spare_ns / 1e9)
+            wait_ns = self._room.for_others_ns(job.camera, others, time.monotonic_ns(), whatever_is_due=not has_taken)
             if wait_ns:
                 self._turn += 1
                 self._served[job.camera] = self._turn  # it lets the other one pass

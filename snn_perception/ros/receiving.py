@@ -119,7 +119,8 @@ class Receiver:
         """Hand over what has come."""
         more = True
         while more and goes_on():
-            self._give_way()
+            if not self._ends:
+                self._give_way()
             more = self._take_next()
         self._has_taken()
 

@@ -167,6 +167,7 @@ def soak(
                 yardstick.lay_on()
         if (number + 1) % every == 0:
             sensor_s = (number + 1) * spec.window_us / 1e6
+            yardstick.lay_on()  # once at least between two looks
             look = look_now(sensor_s, windows, detections, time.monotonic() - began)
             taken.append(yardstick.beside(look))
             on_progress(number + 1, total)

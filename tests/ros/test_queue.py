@@ -1,6 +1,7 @@
 """The bounded queue: order, what it drops, how it waits, and that no camera crowds out another."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -55,9 +56,12 @@ def test_one_camera_does_not_crowd_out_another():
 
 def test_cameras_take_turns():
     """One that sends too much keeps another waiting for the one window that is under way."""
-    queue = JobQueue(8, "drop_oldest")
+    queue, now_ns = JobQueue(8, "drop_oldest"), time.monotonic_ns()
+    for k in range(2):
+        queue.put(replace(job(k, "right"), closed_ns=now_ns + 50_000_000 * (k - 1)))
+        queue.get()
     for k in range(8):
-        queue.put(job(k, "left"))
+        queue.put(replace(job(k, "left"), closed_ns=now_ns + 1_000_000 * k))
     queue.put(job(0, "right"))
     assert [name(queue.get()) for _ in range(3)] == ["left 0", "right 0", "left 1"]
     queue.put(job(1, "right"))

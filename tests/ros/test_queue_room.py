@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from snn_perception.ros.cadence import FADE, FAR_NS, MOST_PASS, Cadence, Room
-from snn_perception.ros.queue import JobQueue
+from snn_perception.ros.queue import CROWDED_TURNS, JobQueue
 from tests.ros.test_queue import job
 from tests.ros.test_queue_batches import Waiter
 
@@ -52,6 +52,14 @@ def test_each_turn_lets_some_pass_and_no_more():
         assert made.for_others_ns("right", [cadence(103)], 100 * MS) == 0
         assert made.for_others_ns("rear", [cadence(103)], 100 * MS), "which has let none pass"
         made.begin("right", 110 * MS)
+
+
+def test_where_there_is_something_better_to_do_any_number_may_pass_whenever_they_are_due():
+    made = room()
+    for _ in range(3 * MOST_PASS):
+        assert made.for_others_ns("right", [cadence(140)], 100 * MS, whatever_is_due=True) == 45 * MS
+    assert made.for_others_ns("right", [cadence(140)], 100 * MS) == 0, "not due within a step"
+    assert made.for_others_ns("right", [cadence(103)], 100 * MS), "of those that count it has let none pass"
 
 
 def test_a_long_step_is_remembered_for_a_while():
@@ -131,26 +139,13 @@ def test_a_camera_with_few_windows_in_line_waits_for_nobody():
     assert Waiter(crowded(due_s=9.0, size=4), most=1).result() == ["right 0"]
 
 
-def test_one_that_had_many_a_moment_ago_still_sends_too_much(monkeypatch):
-    now_ns = [10**18]
-    monkeypatch.setattr("snn_perception.ros.queue.time", SimpleNamespace(monotonic_ns=lambda: now_ns[0]))
-    queue = JobQueue(4, "drop_oldest")
-    for k in range(3):
-        queue.put(job(k, "right"))
-    turns = [queue.get().camera]
-    for k, passed_s in enumerate((0.0, 0.9, 0.2)):
-        now_ns[0] += round(passed_s * 1e9)
-        queue.put(job(k, "left"))
-        turns.append(queue.get().camera)
-    assert turns == ["right", "left", "left", "right"], "which has two in line, no more than half"
-
-
 class Clock:
     """A made-up monotonic clock for the queue."""
 
     def __init__(self, monkeypatch):
         self.ns = 10**18
-        monkeypatch.setattr("snn_perception.ros.queue.time", SimpleNamespace(monotonic_ns=lambda: self.ns))
+        for module in ("queue", "crowding"):
+            monkeypatch.setattr(f"snn_perception.ros.{module}.time", SimpleNamespace(monotonic_ns=lambda: self.ns))
 
     def put(self, queue, camera, k):
         queue.put(replace(job(k, camera), closed_ns=self.ns))
@@ -185,17 +180,68 @@ def test_of_cameras_that_send_alike_none_is_to_blame(clock):
     assert not queue.is_crowded("right") and not queue.is_crowded("left")
 
 
-def test_one_alone_or_beside_one_that_fell_silent_is_compared_with_nobody(clock):
+def test_one_that_had_many_a_moment_ago_still_sends_too_much(clock):
+    queue = JobQueue(8, "drop_oldest")
+    flooded(clock, queue)
+    while len(queue):
+        queue.get()
+    clock.ns += 900 * MS
+    assert queue.is_crowded("right") and queue.was_behind("left")
+    clock.ns += 200 * MS
+    assert not queue.is_crowded("right") and not queue.was_behind("left")
+
+
+def test_one_alone_or_beside_one_that_fell_silent_is_behind_and_not_to_blame(clock):
     queue = JobQueue(8, "drop_oldest")
     for k in range(8):
         clock.put(queue, "left", k)
         clock.ns += 50 * MS
-    assert queue.is_crowded("left")
+    assert queue.was_behind("left") and not queue.is_crowded("left")
     clock.ns += 1100 * MS
+    for k in range(40):
+        clock.ns += 5 * MS
+        clock.put(queue, "right", k)
+    assert queue.was_behind("right") and not queue.is_crowded("right") and not queue.was_behind("left")
+
+
+@pytest.mark.parametrize("pause_ms", [1500, 60_000])
+def test_after_a_pause_of_another_one_nobody_is_to_blame(clock, pause_ms):
+    """Both send in real time, before and after it."""
+    queue = JobQueue(8, "drop_oldest")
+    flooded(clock, queue, times=1)
+    for k in range(pause_ms // 50):
+        clock.ns += 50 * MS
+        clock.put(queue, "right", 100 + k)
     for k in range(8):
         clock.ns += 50 * MS
-        clock.put(queue, "right", k)
-    assert queue.is_crowded("right") and not queue.is_crowded("left"), "that was a while ago"
+        clock.put(queue, "left", 100 + k)
+        clock.put(queue, "right", 10_000 + k)
+        assert not queue.is_crowded("right") and not queue.is_crowded("left")
+    assert queue.was_behind("right")
+
+
+def test_long_windows_are_no_pauses():
+    made = Cadence()
+    for k in range(5):
+        made = made.then(2_000_000 * k, 2000 * MS * k)
+    assert made.interval_ns == 2000 * MS
+    made = made.then(2_000_000 * 5, 30_000 * MS)
+    assert made.interval_ns == 2000 * MS and made.closed_ns == 30_000 * MS
+
+
+def test_its_turn_is_its_turn_when_others_are_in_line_and_one_more_is_due(clock):
+    queue = JobQueue(8, "drop_oldest")
+    flooded(clock, queue)
+    queue._room.begin("right", 0)
+    queue._room.end(10_000 * MS)
+    turns = []
+    for k in range(40):
+        for camera in ("left", "rear"):
+            clock.put(queue, camera, 100 + k)
+        clock.put(queue, "right", 1000 + k)
+        clock.ns += MS
+        turns.append(queue.get().camera)
+    assert turns.count("right") == 40 // (CROWDED_TURNS + 1)
 
 
 def test_the_end_is_not_put_off():

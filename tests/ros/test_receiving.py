@@ -128,6 +128,25 @@ def test_it_gives_way_before_each_message_and_says_when_all_are_taken(ears):
     assert events[events.index("taken") - 1] == "gives way", "it looked whether there was another one"
 
 
+def test_at_its_end_it_gives_way_no_more(ears):
+    got, free = [], threading.Event()
+
+    def take(msg, received_ns):
+        got.append(msg.data)
+        free.wait(TIMEOUT_S)
+
+    asked = []
+    heard = ears(take, receive={"give_way": lambda: asked.append(len(got))})
+    heard.say(*map(str, range(5)))
+    until(lambda: got)
+    stopping = threading.Thread(target=heard.receiver.stop, args=(TIMEOUT_S,))
+    stopping.start()
+    until(lambda: heard.receiver._ends)
+    free.set()
+    stopping.join(TIMEOUT_S)
+    assert got == list("01234") and asked == [0]
+
+
 def test_what_a_message_does_does_not_end_it(ears, caplog):
     got = []
 
