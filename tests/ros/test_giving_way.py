@@ -23,6 +23,7 @@ def patient(monkeypatch):
     """Let nobody's patience run out."""
     monkeypatch.setattr(giving_way, "HOLD_S", TIMEOUT_S)
     monkeypatch.setattr(giving_way, "SLICE_S", TIMEOUT_S)
+    monkeypatch.setattr(giving_way, "MOMENT_S", TIMEOUT_S)
 
 
 class Caller:
