@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_perception.suppression import without_rivals
-
 _LOOP_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 _PIECE = 1024  # candidates whose overlaps with one another are computed at once, on a GPU
 
@@ -65,6 +63,8 @@ def class_wise_nms(
     boxes, class_ids = boxes[order], class_ids[order]
     limit = len(order) if limit is None else limit
     if boxes.device.type == "cpu" and boxes.dtype in _LOOP_TYPES:
+        from snn_perception.suppression import without_rivals  # brings numba, which loading plugins does not need
+
         least = np.dtype(_LOOP_TYPES[boxes.dtype]).type(iou_threshold)
         kept = without_rivals(boxes.detach().numpy(), class_ids.long().numpy(), least, limit)
         return order[torch.from_numpy(kept)]

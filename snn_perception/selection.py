@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from snn_perception.suppression import suppress
 from snn_perception.types import Detections, SensorSize
 
 Array = np.ndarray[Any, Any]
@@ -46,6 +45,8 @@ def select(boxes: Array, scores: Array, rule: Selection, size: SensorSize) -> De
     Args:
         boxes: xyxy [A, 4] in pixels of the network's input. scores: [A, K].
     """
+    from snn_perception.suppression import suppress  # brings numba, which reading a rule does not need
+
     anchor, class_id = _candidates(scores, rule)
     score = scores[anchor, class_id]
     xyxy = boxes[anchor]

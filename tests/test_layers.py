@@ -25,8 +25,6 @@ LAYERS = (
         "errors",
         "types",
         "state",
-        "boxes",
-        "selection",
         "whole_file",
         "tensor_file",
         "tensor_names",
@@ -35,7 +33,8 @@ LAYERS = (
         "work",
     ),
     (
-        "fused operations",
+        "operations",
+        *("boxes", "selection", "suppression"),
         *("events.jit", "fusing", "kernel_threads", "neuron_steps", "neuron_cpu", "neuron_kernels"),
         *("norm_convolution", "norm_kernels", "native", "whole_steps", "whole_cpu", "whole_kernels"),
         *("neuron_triton", "triton_kernels"),
