@@ -6,8 +6,8 @@ MODEL ?= st_vgg_ssd_16_synth
 # What the demo runs, untrained, where MODEL names weights that this version does not ship.
 FALLBACK ?= st_vgg_ssd_16
 # launch_testing's pytest plugins, part of every ROS installation, break plain pytest runs.
-# A process that dies is replaced twice, since what it was at is tried again.
-PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros --max-worker-restart=2
+# A process that dies is not replaced: the run ends with the name of its test, where it would wait in vain for the rest.
+PYTEST := $(PY) -m pytest -p no:launch_testing -p no:launch_ros --max-worker-restart=0
 # Test files at a time. Each process takes up to 3 GB; arithmetic has one thread in each.
 JOBS ?= 2
 SOURCES := snn_perception plugins tests tools launch examples setup.py

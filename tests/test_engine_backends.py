@@ -1,5 +1,6 @@
 """Backends that need no compiler: the same step in OpenVINO and as a CUDA graph, and the choice among engines."""
 
+import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -34,6 +35,7 @@ from tests.engine_support import (
     run,
     tiny_detector,
 )
+from tests.paths import ROOT
 
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_openvino = pytest.mark.skipif(
@@ -158,6 +160,32 @@ class TestOpenVino:
             return
         engine = OpenVinoEngine(detector, settings, precision="bf16")
         assert compare(engine, EagerEngine(detector), inputs[:12]).flips < 5e-3
+
+    @needs_openvino
+    def test_a_signal_finds_its_stack_after_engines_have_gone(self, tmp_path):
+        """As after a swap of models: the first engine ends before the second, and then comes Ctrl-C."""
+        script = """
+import faulthandler, signal, sys
+from pathlib import Path
+from snn_perception import load_registry
+from snn_perception.engine.engines import Settings
+from snn_perception.engine.openvino import OpenVinoEngine
+from tests.engine_support import ST_VGG, awake_preset, run
+
+faulthandler.enable()  # gives signals a stack of their own
+came = []
+signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+detector, inputs = awake_preset(*ST_VGG, load_registry(environment=False))
+first = OpenVinoEngine(detector, Settings(cache=Path(sys.argv[1])))
+second = OpenVinoEngine(detector, Settings(cache=Path(sys.argv[1])))
+run(first, inputs[:2]), run(second, inputs[:2])
+del first
+del second
+signal.raise_signal(signal.SIGINT)
+sys.exit(0 if came == [signal.SIGINT] else "no signal")
+"""
+        done = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     @needs_openvino
     def test_unknown_precisions_are_refused(self, st_vgg, settings):

@@ -6,6 +6,8 @@ and in float32 it is slower. What was compiled is kept in the cache of engines, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,18 @@ def _core() -> Any:
         import openvino
     except ImportError:
         raise ExportError(f"the engine 'openvino' needs its package: {_REMEDY}") from None
-    return openvino.Core()
+    return _only(openvino.Core)
+
+
+@cache
+def _only(core: Callable[[], Any]) -> Any:
+    """Return the one core of this process, which is never given back.
+
+    Its processor plugin gives the thread another stack for signals and puts the one before back when it ends. Of two
+    that end in the order in which they began, the second puts back the first's, which is freed memory by then, and
+    the next signal, such as Ctrl-C, ends the process with a segmentation fault.
+    """
+    return core()
 
 
 def _with_rows(port: Any, rows: int) -> list[int]:
