@@ -43,10 +43,11 @@ class Detector(nn.Module):
 
         Its events must lie on the grid of `spec.sensor_size`.
         """
+        weight = next(self.parameters())  # searched for once
         if isinstance(self.representation, GridRepresentation):
-            tensor = self.representation.to_device(window, self.device, self.dtype)
+            tensor = self.representation.to_device(window, weight.device, weight.dtype)
         else:
-            tensor = self.representation(window).to(self.device, self.dtype)
+            tensor = self.representation(window).to(weight.device, weight.dtype)
         return tensor.unsqueeze(1)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Any, State]:

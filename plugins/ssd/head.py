@@ -229,22 +229,28 @@ class SSDHead(nn.Module):
         self, codes: Tensor, logits: Tensor, default: Tensor, size: SensorSize, least_score: float
     ) -> Detections:
         scores = logits.sigmoid()
-        picked = [self._candidates(scores[:, k], least_score) for k in range(self.num_classes)]
-        box = torch.cat(picked)
-        class_id = torch.cat([torch.full_like(rows, k) for k, rows in enumerate(picked)])
+        class_id, box = self._candidates(scores, least_score)
         xyxy = clip_boxes(decode(codes[box], default[box]), size.height, size.width)
         score = scores[box, class_id]
-        kept = class_wise_nms(xyxy, score, class_id, self.nms_threshold)[: self.max_detections]
+        kept = class_wise_nms(xyxy, score, class_id, self.nms_threshold, self.max_detections)
         return Detections(
             xyxy[kept].detach().float().cpu().numpy(),
             score[kept].detach().float().cpu().numpy(),
             class_id[kept].cpu().numpy(),
         )
 
-    def _candidates(self, score: Tensor, least_score: float) -> Tensor:
-        """Return the indices of the `top_k` best scores above the threshold; equal scores keep their order."""
-        (above,) = torch.nonzero((score > self.score_threshold) & (score >= least_score), as_tuple=True)
-        return above[score[above].argsort(descending=True, stable=True)[: self.top_k]]
+    def _candidates(self, scores: Tensor, least_score: float) -> tuple[Tensor, Tensor]:
+        """Return class and default box [N] of the scores [A, K] above the threshold, the `top_k` best of each class.
+
+        They come by class; equal scores of one in the order of the default boxes.
+        """
+        above = scores >= least_score if least_score > self.score_threshold else scores > self.score_threshold
+        class_id, box = torch.nonzero(above.T, as_tuple=True)
+        if len(box) <= self.top_k:  # so nothing is cut, and the suppression sorts them
+            return class_id, box
+        order = scores[box, class_id].argsort(descending=True, stable=True)
+        best = torch.cat([order[class_id[order] == k][: self.top_k] for k in range(self.num_classes)])
+        return class_id[best], box[best]
 
 
 def _in_box_order(maps: Sequence[Tensor], terms: int) -> Tensor:

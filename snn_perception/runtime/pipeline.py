@@ -284,10 +284,14 @@ class DetectionPipeline:
         return time.monotonic_ns()
 
     def _best(self, found: Detections) -> Detections:
-        found = found[: int(np.count_nonzero(found.score >= self.score_threshold))]  # scores do not increase
+        count = int(np.count_nonzero(found.score >= self.score_threshold))  # scores do not increase
         if self._class_ids:
+            found = found[:count]
             found = found[np.isin(found.class_id, self._class_ids)]
-        return found[: self.max_detections]
+            count = len(found)
+        if self.max_detections is not None:
+            count = min(count, self.max_detections)
+        return found if count == len(found) else found[:count]
 
 
 def _require_stoppable(engine: Engine) -> None:
