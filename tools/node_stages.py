@@ -185,7 +185,7 @@ def _instrument(node: Any, camera: Any, watch: Stopwatch, published: threading.E
     camera.packets.stream.decode = around("decoding of packets", camera.packets.stream.decode)
     camera.packets.push = watch.over("windows and grids", camera.packets.push)
     node._worker.do = around("the rest", node._worker.do)
-    pipeline = node._pipeline
+    pipeline = node._model.pipeline
     pipeline._inputs.of = around("input of the network", pipeline._inputs.of)
     pipeline.detector.forward = around(NETWORK, pipeline.detector.forward)
     pipeline.detector.decode = around("boxes and NMS", pipeline.detector.decode)

@@ -42,7 +42,11 @@ RECENT = 256  # windows whose latency the diagnostics summarise
 
 @dataclass
 class CameraFigures:
-    """Counts and recent latencies of one camera. Written by two threads, each its own fields."""
+    """Counts and recent latencies of one camera. Written by several threads, each its own fields.
+
+    Attributes:
+        reported: what was lost by the last report of diagnostics, by name.
+    """
 
     bad_packets: int = 0
     dropped_windows: int = 0
@@ -61,6 +65,7 @@ class CameraFigures:
     network_steps: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     stages: deque[Stages] = field(default_factory=lambda: deque(maxlen=RECENT))
     pace: Pace = field(default_factory=Pace)
+    reported: dict[str, int] = field(default_factory=dict)
 
 
 def event_qos(depth: int, reliability: str) -> QoSProfile:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -10,20 +11,34 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from snn_perception.ros.camera import Camera
 from snn_perception.runtime.activity_watch import ActivityReport
 from snn_perception.runtime.monitoring import ACTIVITY
-from snn_perception.runtime.pace import PaceReport
+from snn_perception.runtime.pace import PaceLimits, PaceReport
 from snn_perception.runtime.stages import stage_summary
 
 LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
-def camera_status(
-    node_name: str, camera: Camera, queued: int, previous: dict[str, int], pace: PaceReport
-) -> DiagnosticStatus:
-    """Return the state of one camera; `previous` holds the loss counts of the last report and is brought up to date.
+def statuses(
+    node_name: str, cameras: Mapping[str, Camera], looks: Mapping[str, ActivityReport], queued: int, limits: PaceLimits
+) -> list[DiagnosticStatus]:
+    """Return how things stand: one status for each camera, and one for each look into the network on its windows.
+
+    Args:
+        queued: windows in the queue. limits: of results' times.
+    """
+    now_ns = time.monotonic_ns()
+    of_cameras = [
+        camera_status(node_name, camera, queued, camera.figures.pace.report(now_ns, limits))
+        for camera in cameras.values()
+    ]
+    return of_cameras + [activity_status(node_name, name, look) for name, look in looks.items() if name in cameras]
+
+
+def camera_status(node_name: str, camera: Camera, queued: int, pace: PaceReport) -> DiagnosticStatus:
+    """Return the state of one camera, and note what it has lost by now.
 
     The figures of `pace` bear the names that Autoware's nodes use.
     """
-    figures = camera.figures
+    figures, previous = camera.figures, camera.figures.reported
     lost = {
         "dropped windows": figures.dropped_windows,
         "failed windows": figures.failed_windows,

@@ -6,7 +6,9 @@ Written by the thread that publishes; read by a timer, so that silence is report
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 NOT_YET = "n/a"  # before the first result
 FINE, SLOW, LATE = 0, 1, 2  # levels of diagnostic_msgs/DiagnosticStatus: OK, WARN, ERROR
@@ -23,6 +25,11 @@ class PaceLimits:
 
     processing_ms: float = 0.0
     delay_ms: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> PaceLimits:
+        """Return what the node's parameters say."""
+        return cls(settings["max_allowed_processing_time_ms"], settings["max_acceptable_consecutive_delay_ms"])
 
 
 @dataclass(frozen=True)

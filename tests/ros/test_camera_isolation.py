@@ -36,7 +36,7 @@ def node(registry, tmp_path):
 
 def slowed(bench):
     """Let every window take a while, also one that is only caught up with, whatever the machine is doing."""
-    pipeline = bench.detector._pipeline
+    pipeline = bench.detector._model.pipeline
 
     def slowly(run):
         def slow(*arguments, **options):

@@ -157,7 +157,7 @@ def test_parameters_say_when_they_may_change(bench):
     assert attempt("score_threshold", 0.9).successful
     publisher = b.publisher()
     play(b, publisher, packets(200_000))
-    b.spin_until(lambda: b.detector._pipeline.score_threshold == 0.9)
+    b.spin_until(lambda: b.detector._model.pipeline.score_threshold == 0.9)
     refused = attempt("queue_size", 4)
     assert not refused.successful and "clean the node up first" in refused.reason
     assert not attempt("score_threshold", 1.5).successful
@@ -331,14 +331,14 @@ def test_a_stuck_inference_does_not_hold_the_node(bench):
     b = bench(queue_size=1)
     b.start()
     release, entered = threading.Event(), threading.Event()
-    step = b.detector._pipeline.step
+    step = b.detector._model.pipeline.step
 
     def stuck(window, stream, **_):
         entered.set()
         release.wait(30)
         return step(window, stream)
 
-    b.detector._pipeline.step = stuck
+    b.detector._model.pipeline.step = stuck
     publisher = b.publisher()
     b.spin_until(lambda: publisher.get_subscription_count() > 0)
     for msg in packets(75_000):  # one window, and the beginning of the next

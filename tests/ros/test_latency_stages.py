@@ -92,13 +92,13 @@ def test_a_window_that_waits_for_its_turn_shows_in_waiting(bench):
     b = bench(queue_size=100)
     timings = b.listen(DiagnosticArray, "detections/timing")
     b.start()
-    step = b.detector._pipeline.step
+    step = b.detector._model.pipeline.step
 
     def slow(window, stream, **options):
         time.sleep(0.05)
         return step(window, stream, **options)
 
-    b.detector._pipeline.step = slow
+    b.detector._model.pipeline.step = slow
     b.spin_until(lambda: b.detector.count_subscribers("/detections/timing") > 0)
     play(b, b.publisher(), packets())
     b.spin_until(lambda: len(timings) >= 9)

@@ -166,7 +166,7 @@ def test_a_layer_that_was_silenced_is_named(bench):
     reports, found = Reports(b), b.listen(Detection2DArray, "detections")
     b.start()
     with torch.no_grad():
-        b.detector._pipeline.detector.backbone.stages[4].current.conv.weight.zero_()
+        b.detector._model.pipeline.detector.backbone.stages[4].current.conv.weight.zero_()
     assert b.detector.set_parameters([Parameter("activity_period_s", value=0.01)])[0].successful, "while it runs"
     play(b, b.publisher(), packets())
     b.spin_until(lambda: len(found) >= 9 and reports.of(": activity"))

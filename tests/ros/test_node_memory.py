@@ -46,7 +46,7 @@ def test_states_are_saved_and_loaded_on_request(bench, tmp_path):
     b.spin_until(served(b, WINDOWS - 1))
     answer = call(b, "save_state")
     assert answer.success and "saved 1 stream(s)" in answer.message
-    saved = load_stream(tmp_path / "camera.safetensors", b.detector._pipeline.spec)
+    saved = load_stream(tmp_path / "camera.safetensors", b.detector._model.pipeline.spec)
     assert saved.stream.windows >= WINDOWS - 1 and saved.stream.model is not None
     assert call(b, "reset_state").success
     b.spin_until(lambda: model_of(b).model is None)
@@ -88,13 +88,13 @@ def test_a_deactivation_keeps_or_drops_the_state(keeps, bench):
 
 def held(b):
     """Let inference wait; return what sets it free."""
-    release, step = threading.Event(), b.detector._pipeline.step
+    release, step = threading.Event(), b.detector._model.pipeline.step
 
     def waiting(window, stream, **options):
         release.wait(30)
         return step(window, stream, **options)
 
-    b.detector._pipeline.step = waiting
+    b.detector._model.pipeline.step = waiting
     return release
 
 
@@ -157,7 +157,7 @@ def test_policies_change_while_it_runs(bench):
     publisher = b.publisher()
     play(b, publisher, packets(200_000))
     b.spin_until(served(b, 3))
-    pipeline = b.detector._pipeline
+    pipeline = b.detector._model.pipeline
     assert (pipeline.gap_policy, pipeline.max_detections, b.detector._queue.policy) == ("leak", 7, "catch_up")
 
 
@@ -196,7 +196,7 @@ def test_a_journal_on_a_full_disk_ends_and_detection_goes_on(bench, tmp_path):
     assert change.successful and call(b, "reset_state").success
     play(b, publisher, packets(seed=4))
     b.spin_until(served(b, 2 * WINDOWS - 2))
-    assert model_of(b).resets >= 1 and b.detector._pipeline.max_detections == 7
+    assert model_of(b).resets >= 1 and b.detector._model.pipeline.max_detections == 7
     assert b.detector._cameras[""].figures.failed_windows == 0
     assert b.detector.trigger_deactivate() == Result.SUCCESS
     assert [entry.kind for entry in read_journal(tmp_path / "run.jsonl")][:2] == ["journal", "window"]
@@ -272,7 +272,7 @@ def test_a_setting_that_changed_after_the_last_window_holds_for_the_next_activat
     [change] = b.detector.set_parameters([Parameter("max_detections", value=1)])
     assert change.successful and b.detector.trigger_deactivate() == Result.SUCCESS
     assert b.detector.trigger_activate() == Result.SUCCESS
-    assert b.detector._pipeline.max_detections == 1
+    assert b.detector._model.pipeline.max_detections == 1
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +313,8 @@ def test_a_swap_that_is_called_off_does_not_take_place(bench, checkpoint, others
     publisher = b.publisher()
     play(b, publisher, packets())
     b.spin_until(served(b, WINDOWS - 1))
-    assert (checkpoint_of(b), b.detector._serves) == (str(checkpoint), str(checkpoint))
-    assert b.detector._worker._serving.pipeline is b.detector._pipeline and not is_swapping(b)
+    assert (checkpoint_of(b), b.detector._model.checkpoint) == (str(checkpoint), str(checkpoint))
+    assert b.detector._worker._serving.pipeline is b.detector._model.pipeline and not is_swapping(b)
 
 
 def test_a_damaged_model_does_not_lend_its_name_to_the_one_before_it(bench, checkpoint, others):
@@ -328,8 +328,8 @@ def test_a_damaged_model_does_not_lend_its_name_to_the_one_before_it(bench, chec
     play(b, publisher, packets())
     b.spin_until(served(b, WINDOWS - 1))
     b.spin(0.3)
-    assert checkpoint_of(b) == b.detector._serves == str(checkpoint)
-    assert b.detector._worker._serving.pipeline is b.detector._pipeline and not is_swapping(b)
+    assert checkpoint_of(b) == b.detector._model.checkpoint == str(checkpoint)
+    assert b.detector._worker._serving.pipeline is b.detector._model.pipeline and not is_swapping(b)
 
 
 def test_a_swap_that_a_deactivation_overtakes_is_told_and_set_back(bench, checkpoint, others, tmp_path):
@@ -344,7 +344,7 @@ def test_a_swap_that_a_deactivation_overtakes_is_told_and_set_back(bench, checkp
     publisher = b.publisher()
     play(b, publisher, packets())
     b.spin_until(served(b, WINDOWS - 1))
-    assert b.detector._serves == str(checkpoint)
+    assert b.detector._model.checkpoint == str(checkpoint)
 
 
 def test_states_are_those_of_the_model_that_they_are_told_of(bench, others):
@@ -367,7 +367,7 @@ def test_states_are_those_of_the_model_that_they_are_told_of(bench, others):
         for publisher in publishers:
             publisher.publish(message)
         b.executor.spin_once(timeout_sec=0)
-    b.spin_until(lambda: b.detector._serves == others["other"])
+    b.spin_until(lambda: b.detector._model.checkpoint == others["other"])
     [((spec, saved), now, streams)] = seen
     assert spec == now and set(saved) == {"left", "right"}
     assert all(saved[name].stream is streams[name] for name in saved)

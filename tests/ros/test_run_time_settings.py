@@ -105,8 +105,8 @@ def test_before_it_is_configured_anything_goes_and_then_the_model_decides(bench)
     del b.detector.get_logger
     assert change(b, classes=["1"], nms_threshold=0.25) == ""
     b.start()
-    assert (b.detector._pipeline.classes, b.detector._pipeline.nms_threshold) == (["1"], 0.25)
-    assert b.detector._pipeline.detector.head.nms_threshold == 0.25
+    assert (b.detector._model.pipeline.classes, b.detector._model.pipeline.nms_threshold) == (["1"], 0.25)
+    assert b.detector._model.pipeline.detector.head.nms_threshold == 0.25
 
 
 def test_a_head_that_has_no_threshold_says_so(bench, tmp_path):
@@ -131,8 +131,8 @@ def test_a_model_without_a_wanted_class_is_refused_until_the_classes_go_with_it(
     for begin in range(0, 200, 20):  # the model is loaded in the background
         play(b, publisher, messages[begin : begin + 20])
         b.spin(0.3)
-        if b.detector._serves == str(bus_checkpoint):
+        if b.detector._model.checkpoint == str(bus_checkpoint):
             break
-    assert b.detector._serves == str(bus_checkpoint) and found
+    assert b.detector._model.checkpoint == str(bus_checkpoint) and found
     assert "it knows 0 bus, 1 tram" in change(b, classes=["car"])
     assert change(b, classes=["tram"]) == ""

@@ -28,14 +28,14 @@ def test_no_event_is_mapped_twice_once_the_new_model_serves(bench, other_checkpo
     play(b, left, messages[:45])
     assert b.detector.set_parameters([Parameter("checkpoint", value=str(other_checkpoint))])[0].successful
     sent = 45
-    while b.detector._serves != str(other_checkpoint):  # it is loaded, and then follows two windows
+    while b.detector._model.checkpoint != str(other_checkpoint):  # it is loaded, and then follows two windows
         play(b, left, messages[sent : sent + 10])
         sent += 10
         b.spin(0.1)
         assert sent < 250, "it did not take over"
     camera = b.detector._cameras["left"]
     b.spin_until(lambda: len(found) == camera.figures.published == camera.packets.windower.windows)
-    filled, before = record_filled(b.detector._pipeline), len(found)
+    filled, before = record_filled(b.detector._model.pipeline), len(found)
     assert b.detector.set_parameters([Parameter("cameras", value=["left", "right"])])[0].successful
     play(b, left, messages[sent : sent + 105])
     play(b, b.publisher("right/events"), packets(325_000, seed=8))
