@@ -6,6 +6,7 @@ and in float32 it is slower. What was compiled is kept in the cache of engines, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from snn_perception.state import State
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not stated in the graph
 _DEVICE = "CPU"
+_ONE_AT_A_TIME = threading.Lock()
 _REMEDY = "pip install openvino (or snn_perception[openvino])"
 
 
@@ -122,7 +124,8 @@ def _core() -> Any:
         import openvino
     except ImportError:
         raise ExportError(f"the engine 'openvino' needs its package: {_REMEDY}") from None
-    return _only(openvino.Core)
+    with _ONE_AT_A_TIME:
+        return _only(openvino.Core)
 
 
 @cache

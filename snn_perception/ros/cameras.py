@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from snn_perception.ros.camera import Camera
+from snn_perception.ros.diagnostics import note_losses
 from snn_perception.ros.jobs import LoadJob, ResetJob, WindowJob
 from snn_perception.ros.queue import JobQueue
 from snn_perception.ros.results import WindowResult
@@ -19,8 +20,8 @@ from snn_perception.runtime.stages import Stages
 class Cameras(Mapping[str, Camera]):
     """Cameras by name, of which a node's only one may have none.
 
-    They join and leave in the executor's thread, which alone may go through them; the inference thread tells what came
-    of their windows.
+    They join and leave in the executor's thread, which alone may go through them; `serve` is for any thread, and the
+    inference thread tells what came of their windows.
 
     Args:
         make: returns a camera, which does not receive yet. queue: takes their windows.
@@ -44,8 +45,12 @@ class Cameras(Mapping[str, Camera]):
 
     def join(self, name: str) -> None:
         """Listen to a camera."""
-        self._known[name] = self._make(name)  # before its first window
-        self._known[name].start()
+        camera = self._make(name)
+        if (before := self._left.get(name)) is not None:  # its stream goes on counting
+            camera.figures.gaps, camera.figures.resets = before.figures.gaps, before.figures.resets
+            note_losses(camera)
+        self._known[name] = camera  # before its first window
+        camera.start()
 
     def leave(self, name: str, end_s: float) -> None:
         """Listen no more to a camera, whose state goes to rest after its last windows; `end_s` is of `Camera.stop`."""
@@ -68,12 +73,12 @@ class Cameras(Mapping[str, Camera]):
                     throttle_duration_sec=10.0,
                 )
 
-    # Inference thread
-
     def serve(self, pipeline: DetectionPipeline) -> None:
         """Let all prepare windows for another model; from any thread."""
         for camera in list(self._known.values()):  # the executor may let one join or leave meanwhile
             camera.serve(pipeline)
+
+    # Inference thread
 
     def note(self, result: WindowResult, stages: Stages, limits: PaceLimits, deadline_ms: float) -> None:
         """Count a window whose detections were published; `deadline_ms`: 0 for none."""

@@ -247,15 +247,17 @@ class DetectorNode(LifecycleNode):
 
     def _on_swapped(self, name: str, pipeline: DetectionPipeline, error: Exception | None) -> None:
         """Go on with a model that took over, or say why one did not."""
-        assert self._model is not None
-        if error is not None:
-            self._model.swap_failed(name, error)
+        model, cameras, outlet = self._model, self._cameras, self._outlet
+        if model is None:  # after a cleanup that did not wait for the inference thread
             return
-        self._model.swapped(name, pipeline)
-        if self._cameras is not None:
-            self._cameras.serve(pipeline)
-        if self._outlet is not None:
-            self._outlet.describe(pipeline.spec, is_new=True)
+        if error is not None:
+            model.swap_failed(name, error)
+            return
+        model.swapped(name, pipeline)
+        if cameras is not None:
+            cameras.serve(pipeline)
+        if outlet is not None:
+            outlet.describe(pipeline.spec, is_new=True)
         self.get_logger().info(f"'{name}' has taken over")
 
     # Executor

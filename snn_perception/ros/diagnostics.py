@@ -39,18 +39,8 @@ def camera_status(node_name: str, camera: Camera, queued: int, pace: PaceReport)
     The figures of `pace` bear the names that Autoware's nodes use.
     """
     figures, previous = camera.figures, camera.figures.reported
-    lost = {
-        "dropped windows": figures.dropped_windows,
-        "failed windows": figures.failed_windows,
-        "failed messages": figures.failed_messages,
-        "bad packets": figures.bad_packets,
-        **camera.losses(),
-        "state resets": figures.resets,
-        "late windows": figures.late_windows,
-        "caught up windows": figures.caught_up_windows,
-    }
+    lost = note_losses(camera)
     fresh = [f"{n - previous.get(name, 0)} {name}" for name, n in lost.items() if n > previous.get(name, 0)]
-    previous.update(lost)
     complaints = [(pace.level, pace.message)] if pace.level else []
     if fresh:
         complaints.append((1, f"since the last report: {', '.join(fresh)}"))
@@ -80,6 +70,22 @@ def camera_status(node_name: str, camera: Camera, queued: int, pace: PaceReport)
         hardware_id=camera.name,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
+
+
+def note_losses(camera: Camera) -> dict[str, int]:
+    """Return what a camera has lost so far, by name, and keep it for the next report."""
+    figures = camera.figures
+    figures.reported = {
+        "dropped windows": figures.dropped_windows,
+        "failed windows": figures.failed_windows,
+        "failed messages": figures.failed_messages,
+        "bad packets": figures.bad_packets,
+        **camera.losses(),
+        "state resets": figures.resets,
+        "late windows": figures.late_windows,
+        "caught up windows": figures.caught_up_windows,
+    }
+    return figures.reported
 
 
 def activity_status(node_name: str, camera: str, report: ActivityReport) -> DiagnosticStatus:

@@ -109,11 +109,11 @@ class Memory:
         )
 
     def _on_disk(self, name: str) -> SavedStream | None:
-        if self._keeper is None or not self._keeper.path(name).exists():
+        if self._keeper is None:
             return None
         try:
-            return self._keeper.load(name)
-        except CheckpointError as error:
+            return self._keeper.load(name) if self._keeper.path(name).exists() else None
+        except (CheckpointError, OSError) as error:
             self._logger.warning(f"camera '{name}' starts from rest: {error}")
             return None
 

@@ -118,8 +118,8 @@ class ModelInUse:
 
     def follow(self) -> bool:
         """Bring the parameters up to date with a model that took over, or did not; return whether one did."""
-        is_new, self._is_new = self._is_new, False
-        if is_new:
+        if is_new := self._is_new:  # put back only then: the inference thread may set it at any moment
+            self._is_new = False
             self.declare()
         not_taken, self._not_taken = self._not_taken, None
         if not_taken is not None and not_taken == self._settings["checkpoint"] != self.checkpoint:

@@ -96,7 +96,8 @@ class InferenceThread:
         in hand may go on for a while (see `is_running`), but its result goes nowhere.
         """
         self._queue.close()
-        self._thread.join(timeout_s)
+        if self.is_running:  # it may never have been started
+            self._thread.join(timeout_s)
         if not self.is_running:
             return None
         self._abandoned = True
@@ -239,7 +240,7 @@ class InferenceThread:
         self._remember(job.stream)
         if not self._abandoned:
             self._told.caught_up(job)
-        self._follow(job)
+            self._follow(job)
 
     def _follow(self, job: WindowJob) -> None:
         """Let a model that is to take over see the window too, after its detections went out."""

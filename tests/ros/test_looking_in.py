@@ -1,5 +1,7 @@
 """Looking into a running node over DDS: Autoware's figures, pictures of windows, and the network's activity."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from snn_perception.checkpoint import save_checkpoint
 from snn_perception.ros import debug_images
 from snn_perception.ros.camera import event_qos
 from snn_perception.ros.image_messages import image_message_from
+from snn_perception.ros.jobs import ResetJob
 from snn_perception.runtime.activity_watch import SILENT_LOOKS
 from snn_perception.runtime.render import draw_window
 from tests.image_support import raw_image, scene, small_detector
@@ -71,6 +74,38 @@ def test_slow_windows_warn_as_soon_as_they_are_not_allowed(bench):
     b.spin_until(lambda: any("processing took" in status.message for status in reports.of(": camera")))
     [first, *_] = [status for status in reports.of(": camera") if "processing took" in status.message]
     assert first.level == DiagnosticStatus.WARN and "max_allowed_processing_time_ms: 0.001" in first.message
+
+
+def test_a_camera_that_comes_back_tells_of_what_is_new(bench):
+    b = bench(cameras=["left", "right"])
+    reports, found = Reports(b), b.listen(Detection2DArray, "right/detections")
+    b.start()
+    publisher = b.publisher("right/events")
+
+    def windows():
+        before = len(found)
+        play(b, publisher, packets())
+        b.spin_until(lambda: len(found) >= before + 9)
+        seen = len(reports.of(": right"))
+        b.spin_until(lambda: len(reports.of(": right")) >= seen + 2)
+
+    def cameras(*names):
+        assert b.detector.set_parameters([Parameter("cameras", value=list(names))])[0].successful
+
+    windows()
+    for _ in range(3):
+        b.detector._queue.put(ResetJob("right"))
+    windows()
+    resets = int(values_of(reports.last(": right"))["state resets"])
+    assert resets >= 3
+    cameras("left")
+    b.spin_until(lambda: publisher.get_subscription_count() == 0)
+    told = len(reports.of(": right"))
+    cameras("left", "right")
+    windows()
+    later = reports.of(": right")[told:]
+    new = [int(n) for status in later for n in re.findall(r"(\d+) state resets", status.message)]
+    assert sum(new) == int(values_of(later[-1])["state resets"]) - resets > 0, "its stream goes on counting"
 
 
 @pytest.fixture

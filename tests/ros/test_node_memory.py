@@ -13,6 +13,7 @@ from vision_msgs.msg import Detection2DArray
 from snn_perception import build_preset
 from snn_perception.checkpoint import save_checkpoint
 from snn_perception.ros.jobs import LoadJob, ResetJob
+from snn_perception.ros.memory import Memory
 from snn_perception.runtime.journal import read_journal
 from snn_perception.runtime.state_file import SavedStream, load_stream
 from snn_perception.runtime.stream import StreamState
@@ -251,6 +252,18 @@ def test_whatever_goes_wrong_beside_a_window_the_inference_thread_lives(bench):
     play(b, publisher, packets())
     b.spin_until(served(b, WINDOWS - 1))
     serving.reset = reset
+
+
+def test_a_node_that_cannot_be_activated_stays_and_can_be_later(bench, monkeypatch):
+    b = bench()
+    assert b.detector.trigger_configure() == Result.SUCCESS
+    with monkeypatch.context() as patched:
+        patched.setattr(Memory, "restore", lambda *_: 1 / 0)  # before the inference thread has begun
+        assert b.detector.trigger_activate() == Result.FAILURE
+    assert b.detector._worker is None and b.detector._memory is None
+    assert b.detector.trigger_activate() == Result.SUCCESS
+    play(b, b.publisher(), packets())
+    b.spin_until(served(b, WINDOWS - 1))
 
 
 def test_a_reset_drops_the_state_that_a_phase_was_about_to_take_up(bench):
