@@ -23,6 +23,7 @@ from tools.node_support import RunningNode, messages
 WARM_UP = 20
 SOME, TRIES = 1000, 21  # stages in which nothing happens, to learn what the stopwatch itself takes
 NETWORK = "network"
+FEEDING, INFERRING = "feeding", "the rest"  # of the two threads, all that has no stage of its own
 STAGES = (
     "decoding of packets",
     "windows and grids",
@@ -32,7 +33,7 @@ STAGES = (
     "boxes and NMS",
     "message",
     "publish",
-    "the rest",
+    INFERRING,
 )
 
 
@@ -40,9 +41,15 @@ class Stopwatch:
     """Time of stages, each without that of the stages within it; CPU time of the thread beside wall time.
 
     What reading the clocks takes is measured on stages in which nothing happens, and taken off: a packet meets four.
+    It still slows what comes after it, which a system call throws out of the processor's mind, so that there are whole
+    stages, too, for windows in which the others are left alone.
+
+    Attributes:
+        only_whole: whether only those are timed.
     """
 
     def __init__(self) -> None:
+        self.only_whole = False
         self._inner = threading.local()
         self.spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # stage -> CPU, wall seconds
         self._own = self._around = (0.0, 0.0)
@@ -66,10 +73,12 @@ class Stopwatch:
             map(statistics.median, zip(*around, strict=True))
         )
 
-    def around(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, stage: str, function: Callable[..., Any], *, whole: bool = False) -> Callable[..., Any]:
         """Return a function that does the same and is timed."""
 
         def timed(*arguments: Any, **options: Any) -> Any:
+            if self.only_whole and not whole:
+                return function(*arguments, **options)
             with self._Span(self, stage):
                 return function(*arguments, **options)
 
@@ -80,6 +89,9 @@ class Stopwatch:
 
         def timed(*arguments: Any, **options: Any) -> Iterator[Any]:
             iterator = iter(function(*arguments, **options))
+            if self.only_whole:
+                yield from iterator
+                return
             while True:
                 with self._Span(self, stage):
                     try:
@@ -122,6 +134,8 @@ class Stages:
 
     Attributes:
         whole_ms: wall time from the coming of the message that closed a window to its detections' being out, median.
+        share, wall_share: all but the network as a share of it, CPU and wall, by the windows in which nothing but the
+            two was timed; medians.
     """
 
     interval_us: int
@@ -131,9 +145,11 @@ class Stages:
     cpu_ms: dict[str, float]
     wall_ms: dict[str, float]
     whole_ms: float
+    share: float
+    wall_share: float
 
     def ratio(self, ms: dict[str, float]) -> float:
-        """Return everything but the network as a share of the network."""
+        """Return the other stages as a share of the network."""
         return (sum(ms.values()) - ms[NETWORK]) / ms[NETWORK]
 
 
@@ -153,28 +169,44 @@ def _fed(running: RunningNode, sent: list[Any], interval_us: int) -> Stages:
     node, watch = running.node, Stopwatch()
     camera, published = node._cameras[""], threading.Event()
     out_s = _instrument(node, camera, watch, published)
-    spent, whole, counts = [], [], []
-    figures, cut = camera.figures, camera.packets
-    for number, msg in enumerate(sent):
-        begun, before = time.perf_counter(), 0 if cut.windower is None else cut.windower.windows
-        camera._on_message(msg, 0)
-        if cut.windower.windows == before:
-            continue
+    figures, cut, messages = camera.figures, camera.packets, iter(sent)
+    apart, whole, latency, counts = [], [], [], []
+
+    def feed() -> float:
+        """Feed messages until one closes a window; return when that one came."""
+        before, windows = 0.0, 0 if cut.windower is None else cut.windower.windows
+        for msg in messages:
+            before = time.perf_counter()
+            camera._on_message(msg, 0)
+            if cut.windower.windows != windows:
+                break
+        return before
+
+    feed_timed = watch.around(FEEDING, feed, whole=True)
+    while True:
+        watch.only_whole = len(counts) % 2 == 1
+        begun = feed_timed() if watch.only_whole else feed()
+        if figures.published == cut.windower.windows:
+            break
         while figures.published < cut.windower.windows:
             published.wait(1.0)
             published.clear()
             time.sleep(0.001)  # the inference thread goes on a little after a message is out
-        spent.append(watch.take())
-        whole.append(out_s[-1] - begun)
-        counts.append((cut.stream.counts.events, number + 1, figures.detections))
-    spent, whole = spent[WARM_UP:], whole[WARM_UP:]
+        (whole if watch.only_whole else apart).append(watch.take())
+        latency.append(out_s[-1] - begun)
+        counts.append((cut.stream.counts.events, cut.stream.counts.packets, figures.detections))
+    apart, whole = apart[WARM_UP // 2 :], whole[WARM_UP // 2 :]
     first, last = counts[WARM_UP - 1], counts[-1]
-    events, packets, detections = ((b - a) / len(spent) for a, b in zip(first, last, strict=True))
-    cpu, wall = (
-        {stage: statistics.median(one.get(stage, (0.0, 0.0))[k] for one in spent) * 1e3 for stage in STAGES}
-        for k in (0, 1)
-    )
-    return Stages(interval_us, events, packets, detections, cpu, wall, statistics.median(whole) * 1e3)
+    events, packets, detections = ((b - a) / (len(counts) - WARM_UP) for a, b in zip(first, last, strict=True))
+    cpu, wall = ({stage: _median_ms(apart, k, stage) for stage in STAGES} for k in (0, 1))
+    shares = [_median_ms(whole, k, FEEDING, INFERRING) / _median_ms(whole, k, NETWORK) for k in (0, 1)]
+    whole_ms = statistics.median(latency[WARM_UP:]) * 1e3
+    return Stages(interval_us, events, packets, detections, cpu, wall, whole_ms, *shares)
+
+
+def _median_ms(spent: list[dict[str, tuple[float, float]]], kind: int, *stages: str) -> float:
+    """Return the median of what windows spent in stages together; `kind` 0: CPU, 1: wall."""
+    return statistics.median(sum(one.get(stage, (0.0, 0.0))[kind] for stage in stages) for one in spent) * 1e3
 
 
 def _instrument(node: Any, camera: Any, watch: Stopwatch, published: threading.Event) -> list[float]:
@@ -184,10 +216,10 @@ def _instrument(node: Any, camera: Any, watch: Stopwatch, published: threading.E
     camera_module.parse_message = around("decoding of packets", parse_message)
     camera.packets.stream.decode = around("decoding of packets", camera.packets.stream.decode)
     camera.packets.push = watch.over("windows and grids", camera.packets.push)
-    node._worker.do = around("the rest", node._worker.do)
+    node._worker.do = around(INFERRING, node._worker.do, whole=True)
     pipeline = node._model.pipeline
     pipeline._inputs.of = around("input of the network", pipeline._inputs.of)
-    pipeline.detector.forward = around(NETWORK, pipeline.detector.forward)
+    pipeline.detector.forward = around(NETWORK, pipeline.detector.forward, whole=True)
     pipeline.detector.decode = around("boxes and NMS", pipeline.detector.decode)
     outlet_module.serialize_detections = around("message", serialize_detections)
     publisher = node._outlet._detections[""]

@@ -38,6 +38,9 @@ def test_a_stopwatch_counts_a_stage_without_those_within_it(monkeypatch):
     watch.around("outer", lambda: (spend(0.5, 8.0), list(timed())))()
     assert watch.take() == {"inner": (2.0, 4.0), "steps": (200.5, 200.5), "outer": (0.5, 8.0)}
     assert watch.take() == {}
+    watch.only_whole = True
+    watch.around("outer", lambda: (spend(0.5, 8.0), list(timed())), whole=True)()
+    assert watch.take() == {"outer": (203.0, 212.5)}, "with all that is in it"
 
 
 def test_a_scene_has_the_rate_that_was_asked_for():
@@ -55,7 +58,9 @@ def test_every_stage_is_measured_and_told(tmp_path):
     assert set(row.cpu_ms) == set(STAGES) and all(value > 0 for value in row.cpu_ms.values())
     assert row.whole_ms > row.wall_ms[NETWORK] > 0
     assert row.ratio({**dict.fromkeys(STAGES, 1.0), NETWORK: 4.0}) == (len(STAGES) - 1) / 4
+    assert 0 < row.share and 0 < row.wall_share
     text = page({"stages": [row]})
+    assert f"| **{row.share:.2f}** ({row.wall_share:.2f}) |" in text
     assert "| network | " in text and f"{row.detections:.0f} detections" in text
 
 
