@@ -52,7 +52,7 @@ def measure_camera(
         node = running.node
         node._worker._told = _listening(node._worker._told, latencies)
         senders = [
-            spawn.Process(target=_sender, args=(domain, name, size, rate_hz, rate, seconds + SETTLE_S))
+            spawn.Process(target=_sender, args=(domain, name, size, rate_hz, rate, seconds + 2 * SETTLE_S))
             for name, rate in rates.items()
         ]
         for sender in senders:
