@@ -58,7 +58,7 @@ def test_every_stage_is_measured_and_told(tmp_path):
     assert set(row.cpu_ms) == set(STAGES) and all(value > 0 for value in row.cpu_ms.values())
     assert row.whole_ms > row.wall_ms[NETWORK] > 0
     assert row.ratio({**dict.fromkeys(STAGES, 1.0), NETWORK: 4.0}) == (len(STAGES) - 1) / 4
-    assert 0 < row.share and 0 < row.wall_share
+    assert row.share > 0 and row.wall_share > 0
     text = page({"stages": [row]})
     assert f"| **{row.share:.2f}** ({row.wall_share:.2f}) |" in text
     assert "| network | " in text and f"{row.detections:.0f} detections" in text
