@@ -125,8 +125,8 @@ def _stages(rows: list[Stages]) -> Iterator[str]:
         + " |"
     )
     yield ""
-    yield "Stages are of every other window. In those between, nothing but the whole and the network is timed, which"
-    yield "the last of the shares is of: a stopwatch around parts of each packet slows what it times."
+    yield "Stages are of every other window. In those between, nothing but the whole and the network is timed; the last"
+    yield "of the shares is of these. The one before it has in it what a stopwatch does to the code around it."
     yield ""
     kept = ["kept" if row.share <= MOST else "not kept" for row in rows]
     yield f"The aim is at most {MOST:g} of the network's CPU time: {', '.join(kept)}, in the order of the columns."
