@@ -284,14 +284,15 @@ class DetectionPipeline:
         return time.monotonic_ns()
 
     def _best(self, found: Detections) -> Detections:
-        count = int(np.count_nonzero(found.score >= self.score_threshold))  # scores do not increase
+        found = _first(found, int(np.count_nonzero(found.score >= self.score_threshold)))  # scores do not increase
         if self._class_ids:
-            found = found[:count]
             found = found[np.isin(found.class_id, self._class_ids)]
-            count = len(found)
-        if self.max_detections is not None:
-            count = min(count, self.max_detections)
-        return found if count == len(found) else found[:count]
+        return found if self.max_detections is None else _first(found, self.max_detections)
+
+
+def _first(found: Detections, most: int) -> Detections:
+    """Return the best, so many at most; the same object where that is all."""
+    return found if len(found) <= most else found[:most]
 
 
 def _require_stoppable(engine: Engine) -> None:
